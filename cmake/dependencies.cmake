@@ -1,0 +1,33 @@
+# Everything metala stands on, found among the system's packages (tools/packages.txt names them).
+find_package(Threads REQUIRED)
+find_package(OpenMP REQUIRED COMPONENTS CXX)
+find_package(PkgConfig REQUIRED)
+find_package(fmt REQUIRED)
+find_package(spdlog REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(CLI11 REQUIRED)
+find_package(benchmark REQUIRED)
+pkg_check_modules(openblas REQUIRED IMPORTED_TARGET openblas)
+pkg_check_modules(hwy REQUIRED IMPORTED_TARGET libhwy)
+pkg_check_modules(sentencepiece REQUIRED IMPORTED_TARGET sentencepiece)
+if(METALA_TESTS)
+  find_package(GTest REQUIRED)
+  find_package(rapidcheck REQUIRED)
+endif()
+
+add_library(metala_options INTERFACE)
+target_compile_features(metala_options INTERFACE cxx_std_20)
+target_compile_options(metala_options INTERFACE
+  -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion
+  $<$<BOOL:${METALA_WERROR}>:-Werror>)
+# Exact float32 arithmetic everywhere, but sums may keep a fused multiply-add, as the references do.
+target_compile_options(metala_options INTERFACE -fno-math-errno)
+# The vector bodies are compiled for these instruction sets and picked at run time; the others that
+# Highway knows would only lengthen the build.
+target_compile_definitions(metala_options INTERFACE
+  HWY_DISABLED_TARGETS=HWY_AVX3_DL|HWY_SSE4|HWY_SSSE3)
+if(METALA_SANITIZE)
+  target_compile_options(metala_options INTERFACE
+    -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  target_link_options(metala_options INTERFACE -fsanitize=address,undefined)
+endif()

@@ -1,0 +1,101 @@
+# A room is a folder: its .cpp files join the library, its *_test.cpp files become one test
+# program named after the folder, its *_bench.cpp files join `metala bench`, its *_fuzz.cpp files
+# become fuzz targets. Adding a file to a room is all it takes.
+
+function(metala_room room)
+  set(folder ${PROJECT_SOURCE_DIR}/metala/${room})
+  file(GLOB sources CONFIGURE_DEPENDS ${folder}/*.cpp)
+  file(GLOB tests CONFIGURE_DEPENDS ${folder}/*_test.cpp)
+  file(GLOB benches CONFIGURE_DEPENDS ${folder}/*_bench.cpp)
+  file(GLOB fuzzers CONFIGURE_DEPENDS ${folder}/*_fuzz.cpp)
+  if(tests OR benches OR fuzzers)
+    list(REMOVE_ITEM sources ${tests} ${benches} ${fuzzers})
+  endif()
+  set_property(GLOBAL APPEND PROPERTY metala_sources ${sources})
+  set_property(GLOBAL APPEND PROPERTY metala_benches ${benches})
+  set_property(GLOBAL APPEND PROPERTY metala_fuzzers ${fuzzers})
+  if(tests)
+    string(REPLACE "/" "_" name ${room})
+    set_property(GLOBAL APPEND PROPERTY metala_test_rooms ${name})
+    set_property(GLOBAL PROPERTY metala_tests_${name} ${tests})
+  endif()
+endfunction()
+
+function(metala_rooms_under parent)
+  file(GLOB folders CONFIGURE_DEPENDS LIST_DIRECTORIES true
+       ${PROJECT_SOURCE_DIR}/metala/${parent}/*)
+  foreach(folder ${folders})
+    if(IS_DIRECTORY ${folder})
+      get_filename_component(name ${folder} NAME)
+      metala_room(${parent}/${name})
+    endif()
+  endforeach()
+endfunction()
+
+function(metala_library)
+  get_property(sources GLOBAL PROPERTY metala_sources)
+  add_library(metala STATIC ${sources})
+  add_library(metala::metala ALIAS metala)
+  target_include_directories(metala PUBLIC
+    $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+  target_compile_features(metala PUBLIC cxx_std_20)
+  target_compile_definitions(metala PRIVATE METALA_VERSION="${PROJECT_VERSION}")
+  target_link_libraries(metala
+    PUBLIC fmt::fmt
+    PRIVATE $<BUILD_INTERFACE:metala_options> nlohmann_json::nlohmann_json OpenMP::OpenMP_CXX
+            Threads::Threads PkgConfig::openblas PkgConfig::hwy PkgConfig::sentencepiece)
+endfunction()
+
+# The rooms' benchmarks and whole-program ones, as objects linked into the program.
+function(metala_room_benchmarks room)
+  get_property(benches GLOBAL PROPERTY metala_benches)
+  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/metala/${room}/*.cpp)
+  add_library(metala_benchmarks OBJECT ${benches} ${sources})
+  target_link_libraries(metala_benchmarks
+    PRIVATE metala metala_options OpenMP::OpenMP_CXX benchmark::benchmark PkgConfig::openblas)
+endfunction()
+
+function(metala_program room)
+  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/metala/${room}/*.cpp)
+  file(GLOB tests CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/metala/${room}/*_test.cpp)
+  if(tests)
+    list(REMOVE_ITEM sources ${tests})
+  endif()
+  add_executable(metala_program ${sources})
+  set_target_properties(metala_program PROPERTIES OUTPUT_NAME metala)
+  target_compile_definitions(metala_program PRIVATE METALA_VERSION="${PROJECT_VERSION}")
+  target_link_libraries(metala_program
+    PRIVATE metala metala_benchmarks metala_options CLI11::CLI11 nlohmann_json::nlohmann_json
+            spdlog::spdlog benchmark::benchmark OpenMP::OpenMP_CXX PkgConfig::openblas
+            PkgConfig::hwy)
+endfunction()
+
+function(metala_tests)
+  file(GLOB harness CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/metala/harness/*.cpp)
+  get_property(rooms GLOBAL PROPERTY metala_test_rooms)
+  foreach(room ${rooms})
+    get_property(tests GLOBAL PROPERTY metala_tests_${room})
+    metala_test(${room}_test ${tests})
+  endforeach()
+endfunction()
+
+# One GoogleTest program; ctest runs it whole, its own filter runs a part.
+function(metala_test name)
+  add_executable(${name} ${ARGN})
+  target_compile_definitions(${name} PRIVATE METALA_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  target_link_libraries(${name}
+    PRIVATE metala metala_options nlohmann_json::nlohmann_json OpenMP::OpenMP_CXX
+            PkgConfig::openblas PkgConfig::hwy GTest::gtest_main rapidcheck)
+  add_test(NAME ${name} COMMAND ${name})
+endfunction()
+
+function(metala_fuzzers)
+  get_property(fuzzers GLOBAL PROPERTY metala_fuzzers)
+  foreach(source ${fuzzers})
+    get_filename_component(name ${source} NAME_WE)
+    add_executable(${name} ${source})
+    target_compile_options(${name} PRIVATE -fsanitize=fuzzer)
+    target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+    target_link_libraries(${name} PRIVATE metala metala_options)
+  endforeach()
+endfunction()

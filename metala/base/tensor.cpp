@@ -1,0 +1,223 @@
+#include "metala/base/tensor.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <new>
+
+namespace metala {
+namespace {
+
+constexpr std::size_t alignment = 64;  // a cache line, and the widest vector
+
+std::shared_ptr<void> allocate(std::size_t bytes) {
+  const std::size_t rounded = (std::max<std::size_t>(bytes, 1) + alignment - 1) / alignment * alignment;
+  void* memory = std::aligned_alloc(alignment, rounded);
+  require(memory != nullptr, "out of memory: {} bytes for a tensor", bytes);
+  return {memory, std::free};
+}
+
+std::size_t checked_bytes(const Shape& shape, DType type) {
+  std::size_t bytes = size_of(type);
+  for (const auto size : shape) {
+    require(size >= 0, "tensor: negative size in {}", shape.text());
+    const auto n = static_cast<std::size_t>(size);
+    require(n == 0 || bytes <= std::numeric_limits<std::size_t>::max() / 2 / n,
+            "tensor: {} elements of {} do not fit in memory", shape.text(), name_of(type));
+    bytes *= n;
+  }
+  return bytes;
+}
+
+double load(const std::byte* at, DType type) {
+  const auto read = [at]<class T>(T value) {
+    std::memcpy(&value, at, sizeof(T));
+    return value;
+  };
+  switch (type) {
+    case DType::f32: return static_cast<double>(read(float{}));
+    case DType::f64: return read(double{});
+    case DType::bf16: return static_cast<double>(static_cast<float>(read(bf16{})));
+    case DType::f16: return static_cast<double>(static_cast<float>(read(f16{})));
+    default: fail("tensor: {} is no floating-point type", name_of(type));
+  }
+}
+
+void store(std::byte* at, DType type, double value) {
+  const auto write = [at](auto v) { std::memcpy(at, &v, sizeof(v)); };
+  switch (type) {
+    case DType::f32: return write(static_cast<float>(value));
+    case DType::f64: return write(value);
+    case DType::bf16: return write(bf16(static_cast<float>(value)));
+    case DType::f16: return write(f16(static_cast<float>(value)));
+    default: fail("tensor: {} is no floating-point type", name_of(type));
+  }
+}
+
+// Calls f(a, b) with the offsets, in elements, of each row of the innermost dimension.
+template <class F>
+void for_each_row(const Shape& shape, const Tensor& a, const Tensor& b, F f) {
+  const int outer = shape.rank() - 1;
+  Shape index = shape;
+  for (int i = 0; i < outer; ++i) index[i] = 0;
+  if (shape.count() == 0) return;
+  for (;;) {
+    std::int64_t at_a = 0;
+    std::int64_t at_b = 0;
+    for (int i = 0; i < outer; ++i) {
+      at_a += index[i] * a.stride(i);
+      at_b += index[i] * b.stride(i);
+    }
+    f(at_a, at_b);
+    int i = outer - 1;
+    while (i >= 0 && ++index[i] == shape[i]) index[i--] = 0;
+    if (i < 0) return;
+  }
+}
+
+}  // namespace
+
+Shape::Shape(std::initializer_list<std::int64_t> sizes) {
+  require(sizes.size() <= max_rank, "shape: {} dimensions; at most {}", sizes.size(), max_rank);
+  for (const auto size : sizes) sizes_[static_cast<std::size_t>(rank_++)] = size;
+}
+
+std::int64_t Shape::count() const {
+  std::int64_t n = 1;
+  for (const auto size : *this) n *= size;
+  return n;
+}
+
+std::string Shape::text() const { return fmt::format("[{}]", fmt::join(begin(), end(), ", ")); }
+
+Tensor Tensor::uninitialized(Shape shape, DType type) {
+  auto memory = allocate(checked_bytes(shape, type));
+  void* const data = memory.get();
+  return wrap(data, shape, type, std::move(memory));
+}
+
+Tensor Tensor::zeros(Shape shape, DType type) {
+  Tensor t = uninitialized(shape, type);
+  std::memset(t.data_, 0, t.bytes());
+  return t;
+}
+
+Tensor Tensor::wrap(void* data, Shape shape, DType type, std::shared_ptr<void> owner) {
+  Tensor t;
+  t.defined_ = true;
+  t.data_ = data;
+  t.shape_ = shape;
+  t.strides_ = shape;
+  t.dtype_ = type;
+  t.owner_ = std::move(owner);
+  std::int64_t stride = 1;
+  for (int i = shape.rank() - 1; i >= 0; --i) {
+    t.strides_[i] = stride;
+    stride *= shape[i];
+  }
+  return t;
+}
+
+bool Tensor::contiguous() const {
+  std::int64_t stride = 1;
+  for (int i = rank() - 1; i >= 0; --i) {
+    if (size(i) != 1 && strides_[i] != stride) return false;
+    stride *= size(i);
+  }
+  return true;
+}
+
+Tensor Tensor::slice(int dimension, std::int64_t begin, std::int64_t end) const {
+  require(dimension >= 0 && dimension < rank() && 0 <= begin && begin <= end &&
+              end <= size(dimension),
+          "tensor: slice {}..{} of dimension {} of {}", begin, end, dimension, shape_.text());
+  Tensor t = *this;
+  t.shape_[dimension] = end - begin;
+  t.data_ = static_cast<std::byte*>(data_) +
+            begin * strides_[dimension] * static_cast<std::int64_t>(size_of(dtype_));
+  return t;
+}
+
+Tensor Tensor::row(std::int64_t i) const {
+  const Tensor one = slice(0, i, i + 1);
+  Tensor t = one;
+  t.shape_ = {};
+  t.strides_ = {};
+  const auto drop_first = [&](const Shape& from) {
+    switch (rank()) {
+      case 1: return Shape{};
+      case 2: return Shape{from[1]};
+      case 3: return Shape{from[1], from[2]};
+      default: return Shape{from[1], from[2], from[3]};
+    }
+  };
+  t.shape_ = drop_first(one.shape_);
+  t.strides_ = drop_first(one.strides_);
+  return t;
+}
+
+Tensor Tensor::reshape(Shape shape) const {
+  require(contiguous(), "tensor: reshape of a strided view {}", shape_.text());
+  require(shape.count() == shape_.count(), "tensor: reshape of {} to {}", shape_.text(),
+          shape.text());
+  return wrap(data_, shape, dtype_, owner_);
+}
+
+Tensor Tensor::copy() const { return cast(dtype_); }
+
+Tensor Tensor::cast(DType type) const {
+  Tensor t = uninitialized(shape_, type);
+  t.copy_from(*this);
+  return t;
+}
+
+void Tensor::copy_from(const Tensor& from) const {
+  require(shape_ == from.shape_, "tensor: copy of {} into {}", from.shape_.text(), shape_.text());
+  const Shape flat = rank() == 0 ? Shape{1} : shape_;
+  const auto width = flat[flat.rank() - 1];
+  const auto to_size = static_cast<std::int64_t>(size_of(dtype_));
+  const auto from_size = static_cast<std::int64_t>(size_of(from.dtype_));
+  for_each_row(flat, *this, from, [&](std::int64_t to_row, std::int64_t from_row) {
+    std::byte* out = static_cast<std::byte*>(data_) + to_row * to_size;
+    const std::byte* in = static_cast<const std::byte*>(from.data_) + from_row * from_size;
+    if (dtype_ == from.dtype_) {
+      std::memcpy(out, in, static_cast<std::size_t>(width * to_size));
+    } else {
+      for (std::int64_t i = 0; i < width; ++i) {
+        store(out + i * to_size, dtype_, load(in + i * from_size, from.dtype_));
+      }
+    }
+  });
+}
+
+void Tensor::fill_zero() const {
+  const Shape flat = rank() == 0 ? Shape{1} : shape_;
+  const auto size = static_cast<std::int64_t>(size_of(dtype_));
+  for_each_row(flat, *this, *this, [&](std::int64_t at, std::int64_t) {
+    std::memset(static_cast<std::byte*>(data_) + at * size, 0,
+                static_cast<std::size_t>(flat[flat.rank() - 1] * size));
+  });
+}
+
+void Tensor::check_dtype(DType wanted) const {
+  require(defined(), "tensor: read of an undefined tensor");
+  require(dtype_ == wanted, "tensor: {} {} read as {}", name_of(dtype_), shape_.text(),
+          name_of(wanted));
+}
+
+void check_tensor(std::string_view what, const Tensor& t, const Shape& wanted, DType type) {
+  require(t.defined(), "{} is absent; wanted {} {}", what, name_of(type), wanted.text());
+  require(t.shape() == wanted && t.dtype() == type, "{} is {} {}; wanted {} {}", what,
+          name_of(t.dtype()), t.shape().text(), name_of(type), wanted.text());
+  const int last = t.rank() - 1;
+  require(t.rank() == 0 || t.size(last) <= 1 || t.stride(last) == 1,
+          "{} is {} with stride {} in its last dimension; wanted 1", what, t.shape().text(),
+          t.stride(last));
+}
+
+void check_optional(std::string_view what, const Tensor& t, const Shape& wanted, DType type) {
+  if (t.defined()) check_tensor(what, t, wanted, type);
+}
+
+}  // namespace metala

@@ -1,0 +1,48 @@
+#include "metala/device/cpu/arena.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+namespace metala {
+namespace {
+
+constexpr std::size_t alignment = 64;
+constexpr std::size_t smallest_chunk = std::size_t{4} << 20;
+
+std::size_t rounded(std::size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
+
+}  // namespace
+
+Tensor Arena::uninitialized(Shape shape, DType type) {
+  const std::size_t bytes = rounded(static_cast<std::size_t>(shape.count()) * size_of(type));
+  while (at_.chunk < chunks_.size() && at_.used + bytes > chunks_[at_.chunk].size) {
+    at_ = {at_.chunk + 1, 0};
+  }
+  if (at_.chunk == chunks_.size()) {
+    // Chunks grow with the arena, so that a step of any size settles in a handful of them.
+    std::size_t total = 0;
+    for (const auto& chunk : chunks_) total += chunk.size;
+    const std::size_t size = std::max({bytes, smallest_chunk, rounded(total / 4)});
+    auto* memory = static_cast<std::byte*>(std::aligned_alloc(alignment, size));
+    require(memory != nullptr, "out of memory: {} MiB in use by this step, {} MiB more needed",
+            total >> 20, size >> 20);
+    chunks_.push_back({{memory, std::free}, size});
+  }
+  std::byte* data = chunks_[at_.chunk].memory.get() + at_.used;
+  at_.used += bytes;
+  std::size_t in_use = at_.used;
+  for (std::size_t i = 0; i < at_.chunk; ++i) in_use += chunks_[i].size;
+  peak_ = std::max(peak_, in_use);
+  return Tensor::wrap(data, shape, type);
+}
+
+Tensor Arena::zeros(Shape shape, DType type) {
+  Tensor t = uninitialized(shape, type);
+  if (t.count() > 0) std::memset(t.raw(), 0, t.bytes());
+  return t;
+}
+
+void Arena::rewind(Mark mark) { at_ = mark; }
+
+}  // namespace metala

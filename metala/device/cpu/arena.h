@@ -1,0 +1,53 @@
+// Arena: memory for the intermediate values of one step, handed out by moving a pointer.
+//
+// A step that makes the same calls gets the same addresses, which lets it be replayed, and nothing
+// is allocated once the arena has grown to the step's size. Tensors from an arena do not own their
+// memory: they are dead after `reset` or after the `Mark` that precedes them is rewound.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include "metala/base/tensor.h"
+
+namespace metala {
+
+class Arena {
+ public:
+  Tensor zeros(Shape, DType = DType::f32);
+  Tensor uninitialized(Shape, DType = DType::f32);
+
+  struct Mark {
+    std::size_t chunk = 0;
+    std::size_t used = 0;
+  };
+  Mark mark() const { return at_; }
+  void rewind(Mark);             // frees what was handed out since
+  void reset() { rewind({}); }
+  std::size_t peak() const { return peak_; }  // bytes, over the arena's life
+
+ private:
+  struct Chunk {
+    std::unique_ptr<std::byte[], void (*)(void*)> memory;
+    std::size_t size;
+  };
+  std::vector<Chunk> chunks_;
+  Mark at_;
+  std::size_t peak_ = 0;
+};
+
+// Rewinds the arena at the end of a scope.
+class ArenaScope {
+ public:
+  explicit ArenaScope(Arena& arena) : arena_(arena), mark_(arena.mark()) {}
+  ~ArenaScope() { arena_.rewind(mark_); }
+  ArenaScope(const ArenaScope&) = delete;
+  ArenaScope& operator=(const ArenaScope&) = delete;
+
+ private:
+  Arena& arena_;
+  Arena::Mark mark_;
+};
+
+}  // namespace metala

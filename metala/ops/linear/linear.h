@@ -1,0 +1,29 @@
+// Linear map: the projections of the model.
+//
+//   y = x W^T + b          (or y += with Write::accumulate)
+//   dx += dy W             dW += dy^T x             db += sum of dy over rows
+//
+//   x [N, in]   W [out, in]   b [out] or absent   y [N, out]
+//
+// Types: all f64 (the reference), or x, b, y f32 with W f32, bf16 or f16. Gradients with respect to
+// W are f32 or f64 like x. Outer strides of x, y, dy, dx are free.
+// f32 runs on the BLAS for many rows and on row-streaming vector kernels for few (decoding), where
+// the time is that of reading W once.
+// Throws Error naming the argument, the shape it has and the shape it needs.
+#pragma once
+
+#include "metala/base/tensor.h"
+
+namespace metala::linear {
+
+enum class Write { overwrite, accumulate };
+
+void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor y,
+             Write = Write::overwrite);
+
+void backward_input(const Tensor& dy, const Tensor& weight, Tensor dx);
+
+// dbias may be absent.
+void backward_weight(const Tensor& dy, const Tensor& x, Tensor dweight, Tensor dbias);
+
+}  // namespace metala::linear

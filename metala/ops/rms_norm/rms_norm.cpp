@@ -1,0 +1,27 @@
+#include "metala/ops/rms_norm/rms_norm.h"
+
+#include "metala/ops/rms_norm/rms_norm_cpu.h"
+#include "metala/ops/rms_norm/rms_norm_reference.h"
+
+namespace metala::rms_norm {
+
+void forward(const Tensor& x, double eps, Tensor y, Tensor inverse_rms) {
+  require(x.defined() && x.rank() == 2, "rms_norm: x must be a matrix [N, d]");
+  check_tensor("rms_norm: x", x, x.shape(), x.dtype());
+  check_tensor("rms_norm: y", y, x.shape(), x.dtype());
+  check_optional("rms_norm: inverse_rms", inverse_rms, {x.size(0)}, x.dtype());
+  if (x.dtype() == DType::f64) return reference::forward<double>(x, eps, y, inverse_rms);
+  return cpu::forward(x, eps, y, inverse_rms);
+}
+
+void backward(const Tensor& dy, const Tensor& y, const Tensor& inverse_rms, Tensor dx) {
+  require(y.defined() && y.rank() == 2, "rms_norm: y must be a matrix [N, d]");
+  check_tensor("rms_norm: y", y, y.shape(), y.dtype());
+  check_tensor("rms_norm: dy", dy, y.shape(), y.dtype());
+  check_tensor("rms_norm: inverse_rms", inverse_rms, {y.size(0)}, y.dtype());
+  check_tensor("rms_norm: dx", dx, y.shape(), y.dtype());
+  if (y.dtype() == DType::f64) return reference::backward<double>(dy, y, inverse_rms, dx);
+  return cpu::backward(dy, y, inverse_rms, dx);
+}
+
+}  // namespace metala::rms_norm

@@ -1,0 +1,20 @@
+// Root-mean-square norm without a weight: the model's default norm ("simplermsnorm").
+//
+//   r[n] = 1 / sqrt(mean_i x[n,i]^2 + eps)          y = x r
+//   dx += r (dy - y mean_i(dy y))
+//
+//   x, y, dy, dx [N, d]   f32 or f64, any row stride      r [N] same type
+//
+// y may be the same memory as x. The forward pass may leave out r; the backward pass needs y and r.
+// Throws Error naming the argument, the shape it has and the shape it needs.
+#pragma once
+
+#include "metala/base/tensor.h"
+
+namespace metala::rms_norm {
+
+void forward(const Tensor& x, double eps, Tensor y, Tensor inverse_rms = {});
+
+void backward(const Tensor& dy, const Tensor& y, const Tensor& inverse_rms, Tensor dx);
+
+}  // namespace metala::rms_norm
