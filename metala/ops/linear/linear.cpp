@@ -1,0 +1,66 @@
+#include "metala/ops/linear/linear.h"
+
+#include "metala/ops/linear/linear_cpu.h"
+#include "metala/ops/linear/linear_reference.h"
+
+namespace metala::linear {
+namespace {
+
+// Up to here streaming the weights beats the BLAS, which first copies them into packed panels
+// (README, "Ladder").
+constexpr std::int64_t streaming_rows = 8;
+
+bool weight_type_fits(DType x, DType weight) {
+  if (x == DType::f64) return weight == DType::f64;
+  return x == DType::f32 && (weight == DType::f32 || weight == DType::bf16 || weight == DType::f16);
+}
+
+void check_matrix(const char* what, const Tensor& t) {
+  require(t.defined() && t.rank() == 2, "{} must be a matrix", what);
+  check_tensor(what, t, t.shape(), t.dtype());
+}
+
+}  // namespace
+
+void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor y, Write write) {
+  check_matrix("linear: weight", weight);
+  check_matrix("linear: x", x);
+  check_tensor("linear: x", x, {x.size(0), weight.size(1)}, x.dtype());
+  require(weight_type_fits(x.dtype(), weight.dtype()),
+          "linear: x is {} and weight {}; wanted both "
+          "f64, or x f32 with weight f32, bf16 or f16",
+          name_of(x.dtype()), name_of(weight.dtype()));
+  check_optional("linear: bias", bias, {weight.size(0)}, x.dtype());
+  check_tensor("linear: y", y, {x.size(0), weight.size(0)}, x.dtype());
+  const bool accumulate = write == Write::accumulate;
+  if (x.dtype() == DType::f64) {
+    return reference::forward<double>(x, weight, bias, y, accumulate);
+  }
+  if (x.size(0) <= streaming_rows) {
+    return cpu::forward_streaming(x, weight, bias, y, accumulate);
+  }
+  return cpu::forward_blas(x, weight, bias, y, accumulate);
+}
+
+void backward_input(const Tensor& dy, const Tensor& weight, Tensor dx) {
+  check_matrix("linear: weight", weight);
+  check_matrix("linear: dy", dy);
+  check_tensor("linear: dy", dy, {dy.size(0), weight.size(0)}, weight.dtype());
+  check_tensor("linear: dx", dx, {dy.size(0), weight.size(1)}, weight.dtype());
+  if (dy.dtype() == DType::f64) return reference::backward_input<double>(dy, weight, dx);
+  return cpu::backward_input_blas(dy, weight, dx);
+}
+
+void backward_weight(const Tensor& dy, const Tensor& x, Tensor dweight, Tensor dbias) {
+  check_matrix("linear: dy", dy);
+  check_matrix("linear: x", x);
+  check_tensor("linear: x", x, {dy.size(0), x.size(1)}, dy.dtype());
+  check_tensor("linear: dweight", dweight, {dy.size(1), x.size(1)}, dy.dtype());
+  check_optional("linear: dbias", dbias, {dy.size(1)}, dy.dtype());
+  if (dy.dtype() == DType::f64) {
+    return reference::backward_weight<double>(dy, x, dweight, dbias);
+  }
+  return cpu::backward_weight_blas(dy, x, dweight, dbias);
+}
+
+}  // namespace metala::linear

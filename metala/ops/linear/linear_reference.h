@@ -1,0 +1,47 @@
+// The definition of the linear map and its gradients: plain loops, any scalar. double is the truth.
+#pragma once
+
+#include "metala/base/tensor.h"
+
+namespace metala::linear::reference {
+
+template <class T>
+void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor y, bool accumulate) {
+  for (std::int64_t n = 0; n < x.size(0); ++n) {
+    const T* in = x.data<T>() + n * x.stride(0);
+    T* out = y.data<T>() + n * y.stride(0);
+    for (std::int64_t o = 0; o < weight.size(0); ++o) {
+      const T* w = weight.data<T>() + o * weight.stride(0);
+      T sum = bias.defined() ? bias.data<T>()[o] : T{0};
+      for (std::int64_t i = 0; i < weight.size(1); ++i) sum += in[i] * w[i];
+      out[o] = accumulate ? out[o] + sum : sum;
+    }
+  }
+}
+
+template <class T>
+void backward_input(const Tensor& dy, const Tensor& weight, Tensor dx) {
+  for (std::int64_t n = 0; n < dy.size(0); ++n) {
+    const T* gradient = dy.data<T>() + n * dy.stride(0);
+    T* into = dx.data<T>() + n * dx.stride(0);
+    for (std::int64_t o = 0; o < weight.size(0); ++o) {
+      const T* w = weight.data<T>() + o * weight.stride(0);
+      for (std::int64_t i = 0; i < weight.size(1); ++i) into[i] += gradient[o] * w[i];
+    }
+  }
+}
+
+template <class T>
+void backward_weight(const Tensor& dy, const Tensor& x, Tensor dweight, Tensor dbias) {
+  for (std::int64_t n = 0; n < dy.size(0); ++n) {
+    const T* gradient = dy.data<T>() + n * dy.stride(0);
+    const T* in = x.data<T>() + n * x.stride(0);
+    for (std::int64_t o = 0; o < dweight.size(0); ++o) {
+      T* w = dweight.data<T>() + o * dweight.stride(0);
+      for (std::int64_t i = 0; i < dweight.size(1); ++i) w[i] += gradient[o] * in[i];
+      if (dbias.defined()) dbias.data<T>()[o] += gradient[o];
+    }
+  }
+}
+
+}  // namespace metala::linear::reference

@@ -1,0 +1,110 @@
+#include "metala/ops/linear/linear.h"
+
+#include <gtest/gtest.h>
+
+#include "metala/harness/compare.h"
+#include "metala/harness/gradient_check.h"
+#include "metala/harness/random_tensor.h"
+
+namespace metala {
+namespace {
+
+using namespace harness;
+using linear::Write;
+
+struct Case {
+  std::int64_t rows, in, out;
+};
+// One row (decoding), rows around the switch from streaming to the BLAS, sizes at vector seams.
+const Case cases[] = {{1, 1, 1},    {1, 64, 33},  {1, 1000, 70}, {2, 17, 16},
+                      {3, 63, 5},   {4, 64, 64},  {7, 65, 129},  {8, 100, 31},
+                      {9, 100, 31}, {40, 48, 50}, {0, 5, 4}};
+
+// Summing n products rounds by at most about sqrt(n) eps of the largest sum here; 3e-6 covers
+// n = 1000 with room.
+constexpr double bound = 3e-6;
+
+Tensor forward64(const Tensor& x, const Tensor& w, const Tensor& b, const Tensor& y, Write write) {
+  const Tensor want = y.cast(DType::f64);
+  linear::forward(x.cast(DType::f64), w.cast(DType::f64), b.defined() ? b.cast(DType::f64) : b,
+                  want, write);
+  return want;
+}
+
+TEST(Linear, FastFormsAgreeWithTheReferenceForEveryWeightType) {
+  for (const auto& c : cases) {
+    for (const auto type : {DType::f32, DType::bf16, DType::f16}) {
+      for (const auto write : {Write::overwrite, Write::accumulate}) {
+        for (const bool biased : {false, true}) {
+          const Tensor x = strided(random_normal({c.rows, c.in}, DType::f32, 1));
+          const Tensor w = strided(random_normal({c.out, c.in}, type, 2));
+          const Tensor b = biased ? random_normal({c.out}, DType::f32, 3) : Tensor();
+          const Tensor y =
+              strided(write == Write::accumulate ? random_normal({c.rows, c.out}, DType::f32, 4)
+                                                 : poisoned({c.rows, c.out}, DType::f32));
+          const Tensor want = forward64(x, w, b, y, write);
+          linear::forward(x, w, b, y, write);
+          EXPECT_TRUE(close(y, want, bound))
+              << c.rows << "x" << c.in << "x" << c.out << " " << name_of(type);
+        }
+      }
+    }
+  }
+}
+
+TEST(Linear, GradientsOfTheFastFormAgreeWithTheReference) {
+  for (const auto& c : cases) {
+    const Tensor x = strided(random_normal({c.rows, c.in}, DType::f32, 1));
+    const Tensor w = random_normal({c.out, c.in}, DType::f32, 2);
+    const Tensor dy = strided(random_normal({c.rows, c.out}, DType::f32, 3));
+    const Tensor dx = strided(random_normal({c.rows, c.in}, DType::f32, 4));
+    const Tensor dw = random_normal({c.out, c.in}, DType::f32, 5);
+    const Tensor db = random_normal({c.out}, DType::f32, 6);
+    const Tensor dx64 = dx.cast(DType::f64);
+    const Tensor dw64 = dw.cast(DType::f64);
+    const Tensor db64 = db.cast(DType::f64);
+    linear::backward_input(dy, w, dx);
+    linear::backward_weight(dy, x, dw, db);
+    linear::backward_input(dy.cast(DType::f64), w.cast(DType::f64), dx64);
+    linear::backward_weight(dy.cast(DType::f64), x.cast(DType::f64), dw64, db64);
+    EXPECT_TRUE(close(dx, dx64, bound));
+    EXPECT_TRUE(close(dw, dw64, bound));
+    EXPECT_TRUE(close(db, db64, bound));
+  }
+}
+
+TEST(Linear, GradientsMatchCentralDifferences) {
+  const Tensor x = random_normal({3, 5}, DType::f64, 1);
+  const Tensor w = random_normal({4, 5}, DType::f64, 2);
+  const Tensor b = random_normal({4}, DType::f64, 3);
+  const Tensor cotangent = random_normal({3, 4}, DType::f64, 4);
+  const auto loss = [&] {
+    const Tensor y = Tensor::uninitialized({3, 4}, DType::f64);
+    linear::forward(x, w, b, y);
+    return dot(y, cotangent);
+  };
+  const Tensor dx = Tensor::zeros(x.shape(), DType::f64);
+  const Tensor dw = Tensor::zeros(w.shape(), DType::f64);
+  const Tensor db = Tensor::zeros(b.shape(), DType::f64);
+  linear::backward_input(cotangent, w, dx);
+  linear::backward_weight(cotangent, x, dw, db);
+  EXPECT_TRUE(gradient_matches(loss, x, dx, 1e-9));
+  EXPECT_TRUE(gradient_matches(loss, w, dw, 1e-9));
+  EXPECT_TRUE(gradient_matches(loss, b, db, 1e-9));
+}
+
+TEST(Linear, RefusesWhatDoesNotFitByNamingTheArgument) {
+  const Tensor x = Tensor::zeros({2, 3});
+  const Tensor w = Tensor::zeros({4, 5});
+  try {
+    linear::forward(x, w, {}, Tensor::zeros({2, 4}));
+    FAIL() << "accepted";
+  } catch (const Error& e) {
+    EXPECT_STREQ(e.what(), "linear: x is f32 [2, 3]; wanted f32 [2, 5]");
+  }
+  EXPECT_THROW(linear::forward(x, Tensor::zeros({4, 3}, DType::i32), {}, Tensor::zeros({2, 4})),
+               Error);
+}
+
+}  // namespace
+}  // namespace metala
