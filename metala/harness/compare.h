@@ -73,8 +73,8 @@ inline testing::AssertionResult same_bits(const Tensor& got, const Tensor& want)
   if (a.count() == 0 || std::memcmp(a.raw(), b.raw(), a.bytes()) == 0) {
     return testing::AssertionSuccess();
   }
-  return testing::AssertionFailure() << "bits differ; largest relative difference "
-                                     << relative_difference(a, b);
+  return testing::AssertionFailure()
+         << "bits differ; largest relative difference " << relative_difference(a, b);
 }
 
 }  // namespace metala::harness

@@ -37,9 +37,10 @@ inline testing::AssertionResult gradient_matches(const std::function<double()>& 
   const Philox random(seed, hash_name("gradient_matches"));
   const bool all = at.count() <= samples;
   for (std::int64_t s = 0; s < std::min<std::int64_t>(samples, at.count()); ++s) {
-    const auto i = all ? s
-                       : static_cast<std::int64_t>(random.below(
-                             static_cast<std::uint64_t>(s), static_cast<std::uint64_t>(at.count())));
+    const auto i =
+        all ? s
+            : static_cast<std::int64_t>(random.below(static_cast<std::uint64_t>(s),
+                                                     static_cast<std::uint64_t>(at.count())));
     double& x = at.data<double>()[i];
     const double before = x;
     x = before + h;

@@ -1,0 +1,213 @@
+#include "metala/autograd/functions.h"
+
+#include "metala/ops/embedding/embedding.h"
+#include "metala/ops/layer_norm/layer_norm.h"
+#include "metala/ops/linear/linear.h"
+#include "metala/ops/rms_norm/rms_norm.h"
+#include "metala/ops/short_conv/short_conv.h"
+
+namespace metala::functions {
+namespace {
+
+DType activation_type(const Variable& weight) {
+  return weight.value().dtype() == DType::f64 ? DType::f64 : DType::f32;
+}
+
+void add_into(const Tensor& from, const Tensor& to) {
+  const auto add_rows = [&]<class T>(T) {
+    for (std::int64_t n = 0; n < from.size(0); ++n) {
+      const T* in = from.data<T>() + n * from.stride(0);
+      T* out = to.data<T>() + n * to.stride(0);
+      for (std::int64_t i = 0; i < from.size(1); ++i) out[i] += in[i];
+    }
+  };
+  if (from.dtype() == DType::f64) return add_rows(double{});
+  return add_rows(float{});
+}
+
+// Where residual + something goes: fresh memory holding the residual when its old value may be
+// needed for gradients, else the residual itself.
+Variable sum_target(const Tape& tape, const Variable& residual) {
+  if (!tape.recording()) return residual;
+  Variable sum = tape.intermediate(residual.value().shape(), residual.value().dtype());
+  sum.value().copy_from(residual.value());
+  return sum;
+}
+
+void pull_back_linear(const Variable& y, const Variable& x, const Variable& weight,
+                      const Variable& bias) {
+  const Tensor dy = y.gradient();
+  if (x.needs_gradient()) linear::backward_input(dy, weight.value(), x.gradient());
+  if (weight.needs_gradient()) {
+    linear::backward_weight(dy, x.value(), weight.gradient(), gradient_of(bias));
+  }
+}
+
+}  // namespace
+
+Variable embedding(Tape& tape, std::span<const std::int32_t> ids, const Variable& table,
+                   double scale, std::int32_t frozen_id) {
+  const auto tokens = static_cast<std::int64_t>(ids.size());
+  const Variable y = tape.intermediate({tokens, table.value().size(1)}, activation_type(table));
+  embedding::forward(ids, table.value(), scale, y.value());
+  if (tape.recording() && table.needs_gradient()) {
+    tape.record(
+        [=] { embedding::backward(ids, y.gradient(), scale, table.gradient(), frozen_id); });
+  }
+  return y;
+}
+
+Variable rms_norm(Tape& tape, const Variable& x, double eps) {
+  const Tensor& in = x.value();
+  const Variable y = tape.intermediate(in.shape(), in.dtype());
+  if (!tape.recording()) {
+    rms_norm::forward(in, eps, y.value());
+    return y;
+  }
+  const Tensor inverse_rms = tape.arena().uninitialized({in.size(0)}, in.dtype());
+  rms_norm::forward(in, eps, y.value(), inverse_rms);
+  tape.record([=] { rms_norm::backward(y.gradient(), y.value(), inverse_rms, x.gradient()); });
+  return y;
+}
+
+Variable layer_norm(Tape& tape, const Variable& x, const Variable& weight, const Variable& bias,
+                    double eps) {
+  const Tensor& in = x.value();
+  const Variable y = tape.intermediate(in.shape(), in.dtype());
+  if (!tape.recording()) {
+    layer_norm::forward(in, value_of(weight), value_of(bias), eps, y.value());
+    return y;
+  }
+  const Tensor mean = tape.arena().uninitialized({in.size(0)}, in.dtype());
+  const Tensor inverse_std = tape.arena().uninitialized({in.size(0)}, in.dtype());
+  layer_norm::forward(in, value_of(weight), value_of(bias), eps, y.value(), mean, inverse_std);
+  tape.record([=] {
+    layer_norm::backward(y.gradient(), x.value(), value_of(weight), mean, inverse_std, x.gradient(),
+                         gradient_of(weight), gradient_of(bias));
+  });
+  return y;
+}
+
+Variable linear(Tape& tape, const Variable& x, const Variable& weight, const Variable& bias) {
+  const Tensor& in = x.value();
+  const Variable y = tape.intermediate({in.size(0), weight.value().size(0)}, in.dtype());
+  linear::forward(in, weight.value(), value_of(bias), y.value());
+  if (tape.recording()) tape.record([=] { pull_back_linear(y, x, weight, bias); });
+  return y;
+}
+
+Variable add_linear(Tape& tape, const Variable& residual, const Variable& x, const Variable& weight,
+                    const Variable& bias) {
+  const Variable y = sum_target(tape, residual);
+  linear::forward(x.value(), weight.value(), value_of(bias), y.value(), linear::Write::accumulate);
+  if (tape.recording()) {
+    tape.record([=] {
+      if (residual.needs_gradient()) add_into(y.gradient(), residual.gradient());
+      pull_back_linear(y, x, weight, bias);
+    });
+  }
+  return y;
+}
+
+Variable add(Tape& tape, const Variable& residual, const Variable& x) {
+  const Variable y = sum_target(tape, residual);
+  add_into(x.value(), y.value());
+  if (tape.recording()) {
+    tape.record([=] {
+      if (residual.needs_gradient()) add_into(y.gradient(), residual.gradient());
+      if (x.needs_gradient()) add_into(y.gradient(), x.gradient());
+    });
+  }
+  return y;
+}
+
+Variable glu(Tape& tape, glu::Activation activation, const Variable& a, const Variable& b) {
+  const Variable y = tape.intermediate(a.value().shape(), a.value().dtype());
+  glu::forward(activation, a.value(), value_of(b), y.value());
+  if (tape.recording()) {
+    tape.record([=] {
+      glu::backward(activation, a.value(), value_of(b), y.gradient(), a.gradient(), gradient_of(b));
+    });
+  }
+  return y;
+}
+
+Variable dropout(Tape& tape, const dropout::Mask& mask, const Variable& x) {
+  const Variable y = tape.intermediate(x.value().shape(), x.value().dtype());
+  dropout::forward(mask, x.value(), y.value());
+  if (tape.recording()) {
+    tape.record([=] { dropout::backward(mask, y.gradient(), x.gradient()); });
+  }
+  return y;
+}
+
+Variable short_conv(Tape& tape, const Variable& x, const Variable& weight, Offsets offsets,
+                    const Carried& state) {
+  const Variable y = tape.intermediate(x.value().shape(), x.value().dtype());
+  short_conv::forward(x.value(), weight.value(), offsets, value_of(state.before), y.value(),
+                      value_of(state.after));
+  if (tape.recording()) {
+    tape.record([=] {
+      short_conv::backward(y.gradient(), x.value(), weight.value(), offsets, value_of(state.before),
+                           gradient_of(state.after), x.gradient(), weight.gradient(),
+                           gradient_of(state.before));
+    });
+  }
+  return y;
+}
+
+Variable metala_attention(Tape& tape, const metala_attention::Options& options,
+                          const AttentionInputs& in, Offsets offsets, const Carried& state) {
+  const Tensor& v = in.v.value();
+  const Variable o = tape.intermediate(v.shape(), v.dtype());
+  const Tensor mixed =
+      tape.recording() ? tape.arena().uninitialized(v.shape(), v.dtype()) : Tensor();
+  const metala_attention::Inputs inputs = {
+      value_of(in.q), value_of(in.u),   value_of(in.k),           value_of(in.v),
+      value_of(in.z), value_of(in.aug), value_of(in.fixed_decay), value_of(state.before)};
+  metala_attention::forward(options, inputs, offsets, o.value(), mixed, value_of(state.after));
+  if (tape.recording()) {
+    tape.record([=] {
+      const metala_attention::Gradients gradients = {
+          gradient_of(in.q),           gradient_of(in.u),        gradient_of(in.k),
+          gradient_of(in.v),           gradient_of(in.z),        gradient_of(in.aug),
+          gradient_of(in.fixed_decay), gradient_of(state.before)};
+      metala_attention::backward(options, inputs, offsets, mixed, o.gradient(),
+                                 gradient_of(state.after), gradients);
+    });
+  }
+  return o;
+}
+
+cross_entropy::Result cross_entropy(Tape& tape, const Variable& x, const Variable& weight,
+                                    std::span<const std::int32_t> labels, double scale) {
+  if (!tape.recording()) return cross_entropy::forward(x.value(), weight.value(), labels);
+  return cross_entropy::forward_backward(x.value(), weight.value(), labels, scale, x.gradient(),
+                                         weight.gradient());
+}
+
+Variable recomputed(Tape& tape, const Variable& x,
+                    const std::function<Variable(Tape&, const Variable&)>& f) {
+  if (!tape.recording()) return f(tape, x);
+  const Variable y = sum_target(tape, x);
+  {
+    const ArenaScope scope(tape.arena());
+    Tape computing(tape.arena(), Tape::Mode::compute);
+    const Variable result = f(computing, Variable::constant(y.value()));
+    require(result.value().raw() == y.value().raw(),
+            "autograd: a recomputed function must end by adding into its input");
+  }
+  tape.record([=, &tape] {
+    // Both gradients must outlive the scope of the second run, so they are asked for before it.
+    const Tensor dy = y.gradient();
+    const Tensor dx = x.gradient();
+    const ArenaScope scope(tape.arena());
+    Tape again(tape.arena(), Tape::Mode::record);
+    const Variable result = f(again, Variable::leaf(x.value(), dx));
+    result.gradient().copy_from(dy);
+    again.backward();
+  });
+  return y;
+}
+
+}  // namespace metala::functions

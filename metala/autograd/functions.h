@@ -1,0 +1,66 @@
+// The ops as functions on variables: each computes its op's forward pass and, on a recording tape,
+// records its backward pass. The mathematics and shapes are in the ops' own headers.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+
+#include "metala/autograd/tape.h"
+#include "metala/base/ragged.h"
+#include "metala/ops/cross_entropy/cross_entropy.h"
+#include "metala/ops/dropout/dropout.h"
+#include "metala/ops/glu/glu.h"
+#include "metala/ops/metala_attention/metala_attention.h"
+
+namespace metala::functions {
+
+// ids, offsets and labels must outlive the tape's backward pass.
+Variable embedding(Tape&, std::span<const std::int32_t> ids, const Variable& table, double scale,
+                   std::int32_t frozen_id);
+
+Variable rms_norm(Tape&, const Variable& x, double eps);
+Variable layer_norm(Tape&, const Variable& x, const Variable& weight, const Variable& bias,
+                    double eps);
+
+Variable linear(Tape&, const Variable& x, const Variable& weight, const Variable& bias = {});
+
+// residual + x W^T + b, and residual + x. A tape that only computes adds into the residual's own
+// memory, so that a pass through all layers needs the memory of one.
+Variable add_linear(Tape&, const Variable& residual, const Variable& x, const Variable& weight,
+                    const Variable& bias = {});
+Variable add(Tape&, const Variable& residual, const Variable& x);
+
+Variable glu(Tape&, glu::Activation, const Variable& a, const Variable& b);
+
+Variable dropout(Tape&, const dropout::Mask&, const Variable& x);
+
+// A state that goes into an op and one that comes out. Either may be absent. `after` is written
+// (and is intermediate or constant); it may share memory with `before` on a computing tape.
+struct Carried {
+  Variable before;
+  Variable after;
+};
+
+Variable short_conv(Tape&, const Variable& x, const Variable& weight, Offsets offsets,
+                    const Carried&);
+
+struct AttentionInputs {
+  Variable q, u, k, v, z;
+  Variable aug, fixed_decay;
+};
+Variable metala_attention(Tape&, const metala_attention::Options&, const AttentionInputs&,
+                          Offsets offsets, const Carried&);
+
+// The summed loss. On a recording tape the gradients of `scale` * loss with respect to x and weight
+// are computed at once and this must be the last function: backward() starts from it.
+cross_entropy::Result cross_entropy(Tape&, const Variable& x, const Variable& weight,
+                                    std::span<const std::int32_t> labels, double scale);
+
+// f(x) without keeping what f computes in between: the backward pass runs f again. f must give the
+// same values each time and, on a computing tape, return x's own memory (as blocks that end in
+// `add` or `add_linear` on x do).
+Variable recomputed(Tape&, const Variable& x,
+                    const std::function<Variable(Tape&, const Variable&)>& f);
+
+}  // namespace metala::functions

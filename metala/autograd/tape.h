@@ -1,0 +1,81 @@
+// Reverse-mode differentiation over ops: a Tape records, for each function called with it, how to
+// pull gradients back; `backward` plays the records in reverse.
+//
+// A tape either records (training) or only computes (inference). The functions of functions.h are
+// written once for both. Values and gradients of intermediate variables come from the tape's arena
+// and are dead once the arena is reset.
+//
+// Gradients are always added to: the gradient of a variable is the sum over its uses. It exists, as
+// zeros, from the first time somebody asks for it.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "metala/base/tensor.h"
+#include "metala/device/cpu/arena.h"
+
+namespace metala {
+
+// A value with, when it is needed, a gradient. Copies share both. Default: absent.
+class Variable {
+ public:
+  Variable() = default;
+
+  // A value nobody differentiates.
+  static Variable constant(Tensor value);
+  // A leaf, such as a parameter: gradients are added to `gradient`, which the caller owns.
+  static Variable leaf(Tensor value, Tensor gradient);
+
+  bool defined() const { return node_ != nullptr; }
+  const Tensor& value() const { return node_->value; }
+  bool needs_gradient() const { return defined() && node_->needs_gradient; }
+  bool has_gradient() const { return defined() && node_->gradient.defined(); }
+  // Zeros until something is added. Undefined for a variable that needs none.
+  Tensor gradient() const;
+
+ private:
+  friend class Tape;
+  struct Node {
+    Tensor value;
+    Tensor gradient;
+    Arena* arena = nullptr;  // where the gradient comes from; null for leaves
+    bool needs_gradient = false;
+  };
+  std::shared_ptr<Node> node_;
+};
+
+// The tensor of an optional variable: undefined for an absent one.
+inline Tensor value_of(const Variable& v) {
+  return v.defined() ? v.value() : Tensor();
+}
+inline Tensor gradient_of(const Variable& v) {
+  return v.defined() ? v.gradient() : Tensor();
+}
+
+class Tape {
+ public:
+  enum class Mode { compute, record };
+  Tape(Arena& arena, Mode mode) : arena_(arena), mode_(mode) {}
+
+  bool recording() const { return mode_ == Mode::record; }
+  Arena& arena() const { return arena_; }
+
+  // An uninitialised intermediate value; it needs a gradient when the tape records.
+  Variable intermediate(Shape, DType) const;
+  Variable intermediate(Tensor value) const;
+
+  void record(std::function<void()> pull_back) { records_.push_back(std::move(pull_back)); }
+
+  // Plays the records from last to first and forgets them. Gradients of the results must have been
+  // set (Variable::gradient) before.
+  void backward();
+
+ private:
+  Arena& arena_;
+  Mode mode_;
+  std::vector<std::function<void()>> records_;
+};
+
+}  // namespace metala

@@ -1,0 +1,160 @@
+#include "metala/model/language_model.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "metala/model/checkpoint.h"
+#include "metala/ops/linear/linear.h"
+
+namespace metala {
+namespace {
+
+// Tokens read in one pass of `advance`: enough for the matrix products to run at full speed, few
+// enough for a pass's activations to stay small beside the weights.
+constexpr std::int64_t window_tokens = 512;
+
+// Kernels read vectors and the convolution's taps as f32; only matrices come in 16 bits.
+Parameters with_small_tensors_widened(const Config& config, const Parameters& parameters) {
+  std::map<std::string, Tensor> widened;
+  for (const auto& spec : expected_tensors(config)) {
+    const Variable p = parameters.variable(spec.name);
+    require(p.value().shape() == spec.shape, "model: tensor {} is {}; config.json says {}",
+            spec.name, p.value().shape().text(), spec.shape.text());
+    const bool half = p.value().dtype() == DType::bf16 || p.value().dtype() == DType::f16;
+    if (half && spec.shape.rank() != 2) widened.emplace(spec.name, p.value().cast(DType::f32));
+  }
+  if (widened.empty()) return parameters;
+  std::map<std::string, Tensor> all = parameters.tensors();
+  for (auto& [name, tensor] : widened) all.insert_or_assign(name, tensor);
+  return Parameters(std::move(all));
+}
+
+}  // namespace
+
+LanguageModel::LanguageModel(const Config& config, const Parameters& given)
+    : config_(std::make_shared<const Config>(config)) {
+  const Parameters parameters = with_small_tensors_widened(config, given);
+  embedding_ = parameters.variable("model.embed_tokens.weight");
+  dtype_ = embedding_.value().dtype() == DType::f64 ? DType::f64 : DType::f32;
+  for (std::int64_t layer = 0; layer < config.layers; ++layer) {
+    blocks_.emplace_back(config_, parameters, layer);
+  }
+  final_norm_ = Norm(config, parameters, "model.final_norm");
+  head_ = config.tie_word_embeddings ? embedding_ : parameters.variable("lm_head.weight");
+}
+
+Variable LanguageModel::hidden(Tape& tape, const Batch& batch, const CarriedState& state,
+                               const TrainingOptions* training) const {
+  const Config& c = *config_;
+  check_offsets("model", batch.offsets, static_cast<std::int64_t>(batch.ids.size()));
+  require(state.empty() || !c.bidirectional, "model: a bidirectional model has no state");
+  const double scale = c.scale_embedding ? std::sqrt(static_cast<double>(c.width)) : 1.0;
+  const bool freeze = training != nullptr && training->freeze_padding;
+  Variable x =
+      functions::embedding(tape, batch.ids, embedding_, scale, freeze ? c.pad_token_id : -1);
+  if (training != nullptr && c.embedding_dropout > 0) {
+    x = functions::dropout(tape, dropout_mask(c.embedding_dropout, *training, 0), x);
+  }
+  const CarriedLayer no_state;
+  for (std::size_t layer = 0; layer < blocks_.size(); ++layer) {
+    const auto block = [&, layer](Tape& on, const Variable& in) {
+      return blocks_[layer](on, in, batch.offsets, state.empty() ? no_state : state[layer],
+                            training);
+    };
+    if (!tape.recording()) {
+      const ArenaScope scope(tape.arena());  // the result lies in x
+      x = block(tape, x);
+    } else if (training != nullptr && training->recompute_blocks) {
+      x = functions::recomputed(tape, x, block);
+    } else {
+      x = block(tape, x);
+    }
+  }
+  return final_norm_(tape, x);
+}
+
+Tensor LanguageModel::logits(Arena& arena, const Tensor& hidden) const {
+  const Tensor out = arena.uninitialized({hidden.size(0), config_->vocab_size}, dtype_);
+  linear::forward(hidden, head_.value(), {}, out);
+  return out;
+}
+
+void LanguageModel::advance(Arena& arena, const Batch& batch, State& state,
+                            const std::function<void(std::int64_t)>& progress) const {
+  require(!config_->bidirectional, "model: a bidirectional model cannot generate");
+  check_offsets("model", batch.offsets, static_cast<std::int64_t>(batch.ids.size()));
+  const std::int64_t sequences = batch_of(batch.offsets);
+  require(sequences == state.batch(), "model: {} sequences for a state of {}", sequences,
+          state.batch());
+  for (std::size_t i = 0; i < batch.ids.size(); ++i) {
+    require(batch.ids[i] >= 0 && batch.ids[i] < config_->vocab_size,
+            "model: id {} at position {}; the vocabulary has {} entries", batch.ids[i], i,
+            config_->vocab_size);
+  }
+
+  // All sequences walk together, a window of tokens each at a time.
+  const std::int64_t window =
+      std::max<std::int64_t>(16, window_tokens / std::max<std::int64_t>(sequences, 1));
+  std::int64_t longest = 0;
+  for (std::int64_t b = 0; b < sequences; ++b) {
+    longest = std::max(longest, batch.offsets[static_cast<std::size_t>(b) + 1] -
+                                    batch.offsets[static_cast<std::size_t>(b)]);
+  }
+  std::vector<std::int32_t> ids;
+  std::vector<std::int64_t> offsets;
+  std::int64_t read = 0;
+  for (std::int64_t start = 0; start < longest; start += window) {
+    ids.clear();
+    offsets.assign(1, 0);
+    for (std::size_t b = 0; b < static_cast<std::size_t>(sequences); ++b) {
+      const std::int64_t end = batch.offsets[b + 1];
+      const std::int64_t from = std::min(batch.offsets[b] + start, end);
+      const std::int64_t to = std::min(from + window, end);
+      ids.insert(ids.end(), batch.ids.begin() + from, batch.ids.begin() + to);
+      offsets.push_back(static_cast<std::int64_t>(ids.size()));
+    }
+    advance_window(arena, {ids, offsets}, state);
+    read += static_cast<std::int64_t>(ids.size());
+    if (progress) progress(read);
+  }
+}
+
+void LanguageModel::advance_window(Arena& arena, const Batch& batch, State& state) const {
+  const ArenaScope scope(arena);
+  Tape tape(arena, Tape::Mode::compute);
+  CarriedState carried(blocks_.size());
+  for (std::size_t layer = 0; layer < blocks_.size(); ++layer) {
+    const LayerState& s = state.layers()[layer];
+    const Variable recurrent = Variable::constant(s.recurrent);
+    carried[layer].recurrent = {recurrent, recurrent};
+    if (!s.conv.defined()) continue;
+    const Variable conv = Variable::constant(s.conv);
+    carried[layer].conv = {conv, conv};
+  }
+  const Tensor hidden = this->hidden(tape, batch, carried).value();
+
+  // Logits only where a sequence stands now: after its last token in this batch.
+  std::vector<std::int64_t> readers;
+  for (std::int64_t b = 0; b < batch_of(batch.offsets); ++b) {
+    const auto i = static_cast<std::size_t>(b);
+    if (batch.offsets[i + 1] > batch.offsets[i]) readers.push_back(b);
+  }
+  const auto count = static_cast<std::int64_t>(readers.size());
+  const Tensor last = arena.uninitialized({count, config_->width}, dtype_);
+  for (std::int64_t i = 0; i < count; ++i) {
+    const auto b = static_cast<std::size_t>(readers[static_cast<std::size_t>(i)]);
+    const std::int64_t row = batch.offsets[b + 1] - 1;
+    last.rows(i, i + 1).copy_from(hidden.rows(row, row + 1));
+    state.tokens()[b] += batch.offsets[b + 1] - batch.offsets[b];
+  }
+  const Tensor next = logits(arena, last);
+  if (!state.logits().defined()) {
+    state.logits() = Tensor::zeros({state.batch(), config_->vocab_size}, dtype_);
+  }
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int64_t b = readers[static_cast<std::size_t>(i)];
+    state.logits().rows(b, b + 1).copy_from(next.rows(i, i + 1));
+  }
+}
+
+}  // namespace metala

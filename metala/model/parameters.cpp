@@ -1,0 +1,116 @@
+#include "metala/model/parameters.h"
+
+#include <cmath>
+
+#include "metala/base/random.h"
+#include "metala/base/threads.h"
+#include "metala/model/checkpoint.h"
+
+namespace metala {
+namespace {
+
+bool ends_with(const std::string& name, const char* end) {
+  return name.ends_with(end);
+}
+
+bool feeds_residual(const std::string& name) {
+  return ends_with(name, "out_proj.weight") || ends_with(name, "l3.weight");
+}
+
+double normal_deviation(const Config& c, Initialization how, const std::string& name) {
+  const auto d = static_cast<double>(c.width);
+  const auto layers = static_cast<double>(c.layers);
+  switch (how) {
+    case Initialization::small:
+      return feeds_residual(name) ? 2 / (layers * std::sqrt(d)) : std::sqrt(2 / (5 * d));
+    case Initialization::scaled:
+      return feeds_residual(name) ? c.init_std / std::sqrt(2 * layers) : c.init_std;
+    case Initialization::normal:
+      break;
+  }
+  return c.init_std;
+}
+
+// value(i) for every element, in the tensor's type.
+template <class F>
+void fill(const Tensor& t, F value) {
+  parallel_ranges(t.count(), 4096, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const double x = value(static_cast<std::uint64_t>(i));
+      if (t.dtype() == DType::f64) {
+        t.data<double>()[i] = x;
+      } else {
+        t.data<float>()[i] = static_cast<float>(x);
+      }
+    }
+  });
+}
+
+void initialize(const Config& c, Initialization how, std::uint64_t seed, const std::string& name,
+                const Tensor& t) {
+  const Philox random(seed, hash_name(name));
+  if (ends_with(name, "norm.weight")) {
+    fill(t, [](std::uint64_t) { return 1.0; });
+  } else if (ends_with(name, ".bias") || ends_with(name, "aug_balance") ||
+             ends_with(name, "token_mixer.decay")) {
+    t.fill_zero();
+  } else if (ends_with(name, "conv1d.weight")) {
+    const double bound = 1 / std::sqrt(static_cast<double>(c.short_conv_width));
+    fill(t, [&](std::uint64_t i) { return bound * (2 * random.uniform(i) - 1); });
+  } else {
+    const double deviation = normal_deviation(c, how, name);
+    fill(t, [&](std::uint64_t i) { return deviation * random.normal(i); });
+  }
+}
+
+}  // namespace
+
+Initialization initialization_named(const std::string& name) {
+  if (name == "normal") return Initialization::normal;
+  if (name == "small") return Initialization::small;
+  if (name == "scaled") return Initialization::scaled;
+  fail("initialization \"{}\" is not known; supported: normal, small, scaled", name);
+}
+
+Parameters Parameters::initialized(const Config& config, Initialization how, std::uint64_t seed,
+                                   DType type) {
+  Parameters p;
+  for (const auto& spec : expected_tensors(config)) {
+    const Tensor t = Tensor::uninitialized(spec.shape, type);
+    initialize(config, how, seed, spec.name, t);
+    p.values_.emplace(spec.name, t);
+  }
+  return p;
+}
+
+std::int64_t Parameters::count() const {
+  std::int64_t n = 0;
+  for (const auto& [name, value] : values_) n += value.count();
+  return n;
+}
+
+void Parameters::allocate_gradients() {
+  for (const auto& [name, value] : values_) {
+    gradients_.insert_or_assign(name, Tensor::zeros(value.shape(), value.dtype()));
+  }
+}
+
+void Parameters::zero_gradients() const {
+  for (const auto& [name, gradient] : gradients_) gradient.fill_zero();
+}
+
+Variable Parameters::variable(const std::string& name) const {
+  const auto value = values_.find(name);
+  require(value != values_.end(), "model: tensor {} is missing", name);
+  const auto gradient = gradients_.find(name);
+  if (gradient == gradients_.end()) return Variable::constant(value->second);
+  return Variable::leaf(value->second, gradient->second);
+}
+
+Parameters Parameters::cast(DType type) const {
+  Parameters p;
+  for (const auto& [name, value] : values_) p.values_.emplace(name, value.cast(type));
+  return p;
+}
+
+}  // namespace metala

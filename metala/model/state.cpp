@@ -1,0 +1,120 @@
+#include "metala/model/state.h"
+
+#include <fmt/format.h>
+
+#include <map>
+
+#include "metala/io/safetensors.h"
+
+namespace metala {
+namespace {
+
+constexpr const char* format_name = "metala-state-1";
+
+Tensor take(const Tensor& from, const std::vector<std::int64_t>& rows) {
+  if (!from.defined()) return {};
+  Shape shape = from.shape();
+  shape[0] = static_cast<std::int64_t>(rows.size());
+  const Tensor to = Tensor::uninitialized(shape, from.dtype());
+  for (std::int64_t i = 0; i < shape[0]; ++i) {
+    to.row(i).copy_from(from.row(rows[static_cast<std::size_t>(i)]));
+  }
+  return to;
+}
+
+}  // namespace
+
+State::State(const Config& config, std::int64_t batch, DType type) {
+  require(!config.bidirectional, "state: a bidirectional model has no state");
+  tokens_.assign(static_cast<std::size_t>(batch), 0);
+  for (std::int64_t i = 0; i < config.layers; ++i) {
+    LayerState layer;
+    layer.recurrent =
+        Tensor::zeros({batch, config.heads, config.key_width(), config.value_width()}, type);
+    if (config.short_conv_width > 0) {
+      layer.conv = Tensor::zeros({batch, config.width, config.short_conv_width}, type);
+    }
+    layers_.push_back(layer);
+  }
+}
+
+std::size_t State::bytes() const {
+  std::size_t total = logits_.bytes();
+  for (const auto& layer : layers_) total += layer.recurrent.bytes() + layer.conv.bytes();
+  return total;
+}
+
+State State::copy() const {
+  std::vector<std::int64_t> all;
+  for (std::int64_t b = 0; b < batch(); ++b) all.push_back(b);
+  return select(all);
+}
+
+State State::select(const std::vector<std::int64_t>& sequences) const {
+  State chosen;
+  for (const auto b : sequences) {
+    require(b >= 0 && b < batch(), "state: no sequence {} in a state of {}", b, batch());
+    chosen.tokens_.push_back(tokens_[static_cast<std::size_t>(b)]);
+  }
+  for (const auto& layer : layers_) {
+    chosen.layers_.push_back({take(layer.recurrent, sequences), take(layer.conv, sequences)});
+  }
+  chosen.logits_ = take(logits_, sequences);
+  return chosen;
+}
+
+void State::save(const std::string& path, const std::string& fingerprint) const {
+  std::map<std::string, Tensor> tensors;
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    tensors.emplace(fmt::format("recurrent.{}", i), layers_[i].recurrent);
+    if (layers_[i].conv.defined()) tensors.emplace(fmt::format("conv.{}", i), layers_[i].conv);
+  }
+  if (logits_.defined()) tensors.emplace("logits", logits_);
+  const Tensor tokens = Tensor::uninitialized({batch()}, DType::i64);
+  std::copy(tokens_.begin(), tokens_.end(), tokens.data<std::int64_t>());
+  tensors.emplace("tokens", tokens);
+  write_safetensors(path, tensors, {{"format", format_name}, {"model", fingerprint}});
+}
+
+State State::load(const std::string& path, const Config& config, const std::string& fingerprint) {
+  const SafetensorsFile file = SafetensorsFile::open(path);
+  const auto metadata = [&](const char* key) {
+    const auto found = file.metadata().find(key);
+    return found == file.metadata().end() ? std::string() : found->second;
+  };
+  require(metadata("format") == format_name,
+          "{}: not a state file of metala (its format is \"{}\"; wanted \"{}\")", path,
+          metadata("format"), format_name);
+  require(metadata("model") == fingerprint,
+          "{}: the state of another model (its fingerprint is {}, this model's {}); load it with "
+          "the model that saved it",
+          path, metadata("model"), fingerprint);
+
+  const auto tensor = [&](const std::string& name, const Shape& shape, DType type) {
+    const Tensor t = file.tensor(name);
+    check_tensor(fmt::format("{}: {}", path, name), t, shape, type);
+    return t.copy();
+  };
+  const Tensor tokens = file.tensor("tokens");
+  require(tokens.rank() == 1 && tokens.dtype() == DType::i64, "{}: tokens must be a vector of i64",
+          path);
+  State state(config, tokens.size(0));
+  const std::int64_t* counts = tokens.data<std::int64_t>();
+  state.tokens_.assign(counts, counts + tokens.count());
+  for (const auto count : state.tokens_) {
+    require(count >= 0, "{}: tokens holds a negative number, {}", path, count);
+  }
+  for (std::size_t i = 0; i < state.layers_.size(); ++i) {
+    auto& layer = state.layers_[i];
+    layer.recurrent = tensor(fmt::format("recurrent.{}", i), layer.recurrent.shape(), DType::f32);
+    if (layer.conv.defined()) {
+      layer.conv = tensor(fmt::format("conv.{}", i), layer.conv.shape(), DType::f32);
+    }
+  }
+  if (file.contains("logits")) {
+    state.logits_ = tensor("logits", {state.batch(), config.vocab_size}, DType::f32);
+  }
+  return state;
+}
+
+}  // namespace metala
