@@ -1,5 +1,7 @@
 #include "metala/autograd/functions.h"
 
+#include "metala/base/profile.h"
+#include "metala/base/threads.h"
 #include "metala/ops/embedding/embedding.h"
 #include "metala/ops/layer_norm/layer_norm.h"
 #include "metala/ops/linear/linear.h"
@@ -14,12 +16,15 @@ DType activation_type(const Variable& weight) {
 }
 
 void add_into(const Tensor& from, const Tensor& to) {
+  const profile::Scope scope("residual");
   const auto add_rows = [&]<class T>(T) {
-    for (std::int64_t n = 0; n < from.size(0); ++n) {
-      const T* in = from.data<T>() + n * from.stride(0);
-      T* out = to.data<T>() + n * to.stride(0);
-      for (std::int64_t i = 0; i < from.size(1); ++i) out[i] += in[i];
-    }
+    parallel_ranges(from.size(0), 16, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t n = begin; n < end; ++n) {
+        const T* in = from.data<T>() + n * from.stride(0);
+        T* out = to.data<T>() + n * to.stride(0);
+        for (std::int64_t i = 0; i < from.size(1); ++i) out[i] += in[i];
+      }
+    });
   };
   if (from.dtype() == DType::f64) return add_rows(double{});
   return add_rows(float{});
@@ -47,6 +52,7 @@ void pull_back_linear(const Variable& y, const Variable& x, const Variable& weig
 
 Variable embedding(Tape& tape, std::span<const std::int32_t> ids, const Variable& table,
                    double scale, std::int32_t frozen_id) {
+  const profile::Scope scope("embedding");
   const auto tokens = static_cast<std::int64_t>(ids.size());
   const Variable y = tape.intermediate({tokens, table.value().size(1)}, activation_type(table));
   embedding::forward(ids, table.value(), scale, y.value());
@@ -58,6 +64,7 @@ Variable embedding(Tape& tape, std::span<const std::int32_t> ids, const Variable
 }
 
 Variable rms_norm(Tape& tape, const Variable& x, double eps) {
+  const profile::Scope scope("norm");
   const Tensor& in = x.value();
   const Variable y = tape.intermediate(in.shape(), in.dtype());
   if (!tape.recording()) {
@@ -66,12 +73,16 @@ Variable rms_norm(Tape& tape, const Variable& x, double eps) {
   }
   const Tensor inverse_rms = tape.arena().uninitialized({in.size(0)}, in.dtype());
   rms_norm::forward(in, eps, y.value(), inverse_rms);
-  tape.record([=] { rms_norm::backward(y.gradient(), y.value(), inverse_rms, x.gradient()); });
+  tape.record([=] {
+    const profile::Scope back("norm, backward");
+    rms_norm::backward(y.gradient(), y.value(), inverse_rms, x.gradient());
+  });
   return y;
 }
 
 Variable layer_norm(Tape& tape, const Variable& x, const Variable& weight, const Variable& bias,
                     double eps) {
+  const profile::Scope scope("norm");
   const Tensor& in = x.value();
   const Variable y = tape.intermediate(in.shape(), in.dtype());
   if (!tape.recording()) {
@@ -82,6 +93,7 @@ Variable layer_norm(Tape& tape, const Variable& x, const Variable& weight, const
   const Tensor inverse_std = tape.arena().uninitialized({in.size(0)}, in.dtype());
   layer_norm::forward(in, value_of(weight), value_of(bias), eps, y.value(), mean, inverse_std);
   tape.record([=] {
+    const profile::Scope back("norm, backward");
     layer_norm::backward(y.gradient(), x.value(), value_of(weight), mean, inverse_std, x.gradient(),
                          gradient_of(weight), gradient_of(bias));
   });
@@ -122,10 +134,12 @@ Variable add(Tape& tape, const Variable& residual, const Variable& x) {
 }
 
 Variable glu(Tape& tape, glu::Activation activation, const Variable& a, const Variable& b) {
+  const profile::Scope scope("glu");
   const Variable y = tape.intermediate(a.value().shape(), a.value().dtype());
   glu::forward(activation, a.value(), value_of(b), y.value());
   if (tape.recording()) {
     tape.record([=] {
+      const profile::Scope back("glu, backward");
       glu::backward(activation, a.value(), value_of(b), y.gradient(), a.gradient(), gradient_of(b));
     });
   }
@@ -133,21 +147,27 @@ Variable glu(Tape& tape, glu::Activation activation, const Variable& a, const Va
 }
 
 Variable dropout(Tape& tape, const dropout::Mask& mask, const Variable& x) {
+  const profile::Scope scope("dropout");
   const Variable y = tape.intermediate(x.value().shape(), x.value().dtype());
   dropout::forward(mask, x.value(), y.value());
   if (tape.recording()) {
-    tape.record([=] { dropout::backward(mask, y.gradient(), x.gradient()); });
+    tape.record([=] {
+      const profile::Scope back("dropout, backward");
+      dropout::backward(mask, y.gradient(), x.gradient());
+    });
   }
   return y;
 }
 
 Variable short_conv(Tape& tape, const Variable& x, const Variable& weight, Offsets offsets,
                     const Carried& state) {
+  const profile::Scope scope("short conv");
   const Variable y = tape.intermediate(x.value().shape(), x.value().dtype());
   short_conv::forward(x.value(), weight.value(), offsets, value_of(state.before), y.value(),
                       value_of(state.after));
   if (tape.recording()) {
     tape.record([=] {
+      const profile::Scope back("short conv, backward");
       short_conv::backward(y.gradient(), x.value(), weight.value(), offsets, value_of(state.before),
                            gradient_of(state.after), x.gradient(), weight.gradient(),
                            gradient_of(state.before));
@@ -158,6 +178,7 @@ Variable short_conv(Tape& tape, const Variable& x, const Variable& weight, Offse
 
 Variable metala_attention(Tape& tape, const metala_attention::Options& options,
                           const AttentionInputs& in, Offsets offsets, const Carried& state) {
+  const profile::Scope scope("attention");
   const Tensor& v = in.v.value();
   const Variable o = tape.intermediate(v.shape(), v.dtype());
   const Tensor mixed =
@@ -168,6 +189,7 @@ Variable metala_attention(Tape& tape, const metala_attention::Options& options,
   metala_attention::forward(options, inputs, offsets, o.value(), mixed, value_of(state.after));
   if (tape.recording()) {
     tape.record([=] {
+      const profile::Scope back("attention, backward");
       const metala_attention::Gradients gradients = {
           gradient_of(in.q),           gradient_of(in.u),        gradient_of(in.k),
           gradient_of(in.v),           gradient_of(in.z),        gradient_of(in.aug),
@@ -181,6 +203,7 @@ Variable metala_attention(Tape& tape, const metala_attention::Options& options,
 
 cross_entropy::Result cross_entropy(Tape& tape, const Variable& x, const Variable& weight,
                                     std::span<const std::int32_t> labels, double scale) {
+  const profile::Scope scope("cross entropy");
   if (!tape.recording()) return cross_entropy::forward(x.value(), weight.value(), labels);
   return cross_entropy::forward_backward(x.value(), weight.value(), labels, scale, x.gradient(),
                                          weight.gradient());

@@ -10,7 +10,9 @@ namespace {
 constexpr std::size_t alignment = 64;
 constexpr std::size_t smallest_chunk = std::size_t{4} << 20;
 
-std::size_t rounded(std::size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
+std::size_t rounded(std::size_t bytes) {
+  return (bytes + alignment - 1) / alignment * alignment;
+}
 
 }  // namespace
 
@@ -43,6 +45,8 @@ Tensor Arena::zeros(Shape shape, DType type) {
   return t;
 }
 
-void Arena::rewind(Mark mark) { at_ = mark; }
+void Arena::rewind(Mark mark) {
+  at_ = mark;
+}
 
 }  // namespace metala

@@ -23,7 +23,7 @@ class Arena {
     std::size_t used = 0;
   };
   Mark mark() const { return at_; }
-  void rewind(Mark);             // frees what was handed out since
+  void rewind(Mark);  // frees what was handed out since
   void reset() { rewind({}); }
   std::size_t peak() const { return peak_; }  // bytes, over the arena's life
 

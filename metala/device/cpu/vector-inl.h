@@ -47,7 +47,9 @@ HWY_INLINE void for_lanes(std::size_t n, Body body) {
   if (at < n) body(TailLanes{at, n - at});
 }
 
-HWY_INLINE float sum_of(Float v) { return hn::GetLane(hn::SumOfLanes(Floats(), v)); }
+HWY_INLINE float sum_of(Float v) {
+  return hn::GetLane(hn::SumOfLanes(Floats(), v));
+}
 
 // Four sums in flight hide the latency of the fused multiply-add.
 HWY_INLINE float dot(const float* a, const float* b, std::size_t n) {
@@ -64,9 +66,8 @@ HWY_INLINE float dot(const float* a, const float* b, std::size_t n) {
     s2 = hn::MulAdd(hn::LoadU(d, a + at + 2 * width), hn::LoadU(d, b + at + 2 * width), s2);
     s3 = hn::MulAdd(hn::LoadU(d, a + at + 3 * width), hn::LoadU(d, b + at + 3 * width), s3);
   }
-  for_lanes(n - at, [&](auto lanes) {
-    s0 = hn::MulAdd(lanes.load(a + at), lanes.load(b + at), s0);
-  });
+  for_lanes(n - at,
+            [&](auto lanes) { s0 = hn::MulAdd(lanes.load(a + at), lanes.load(b + at), s0); });
   return sum_of(hn::Add(hn::Add(s0, s1), hn::Add(s2, s3)));
 }
 

@@ -1,11 +1,8 @@
 // Linear maps of many rows by the BLAS, in row-major order.
-#include <cblas.h>
-
 #include <algorithm>
-#include <limits>
-#include <vector>
 
 #include "metala/base/threads.h"
+#include "metala/device/cpu/matrix_product.h"
 #include "metala/ops/linear/linear_cpu.h"
 
 namespace metala::linear::cpu {
@@ -13,19 +10,6 @@ namespace {
 
 // A widened panel of 16-bit weights stays in the second-level cache of one core, more or less.
 constexpr std::int64_t panel_elements = 512 * 1024;
-
-int blas_int(std::int64_t n) {
-  require(n <= std::numeric_limits<int>::max(), "linear: size {} is beyond the BLAS's int", n);
-  return static_cast<int>(n);
-}
-
-// y = x W^T + beta y for an f32 W of any number of rows.
-void product(const Tensor& x, const Tensor& weight, float beta, const Tensor& y) {
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, blas_int(x.size(0)),
-              blas_int(weight.size(0)), blas_int(x.size(1)), 1.0f, x.data<float>(),
-              blas_int(x.stride(0)), weight.data<float>(), blas_int(weight.stride(0)), beta,
-              y.data<float>(), blas_int(y.stride(0)));
-}
 
 void start_rows(const Tensor& bias, const Tensor& y) {
   const float* b = bias.data<float>();
@@ -58,7 +42,9 @@ void forward_blas(const Tensor& x, const Tensor& weight, const Tensor& bias, Ten
     }
   }
   const float beta = accumulate || bias.defined() ? 1.0f : 0.0f;
-  if (weight.dtype() == DType::f32) return product(x, weight, beta, y);
+  if (weight.dtype() == DType::f32) {
+    return matrix_product(x, Transpose::no, weight, Transpose::yes, beta, y);
+  }
 
   const std::int64_t rows =
       std::clamp<std::int64_t>(panel_elements / std::max<std::int64_t>(weight.size(1), 1), 1,
@@ -68,21 +54,16 @@ void forward_blas(const Tensor& x, const Tensor& weight, const Tensor& bias, Ten
     const std::int64_t end = std::min(at + rows, weight.size(0));
     const Tensor part = panel.rows(0, end - at);
     widen(weight.rows(at, end), part);
-    product(x, part, beta, y.slice(1, at, end));
+    matrix_product(x, Transpose::no, part, Transpose::yes, beta, y.slice(1, at, end));
   }
 }
 
 void backward_input_blas(const Tensor& dy, const Tensor& weight, Tensor dx) {
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, blas_int(dy.size(0)),
-              blas_int(weight.size(1)), blas_int(weight.size(0)), 1.0f, dy.data<float>(),
-              blas_int(dy.stride(0)), weight.data<float>(), blas_int(weight.stride(0)), 1.0f,
-              dx.data<float>(), blas_int(dx.stride(0)));
+  matrix_product(dy, Transpose::no, weight, Transpose::no, 1.0f, dx);
 }
 
 void backward_weight_blas(const Tensor& dy, const Tensor& x, Tensor dweight, Tensor dbias) {
-  cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, blas_int(dy.size(1)), blas_int(x.size(1)),
-              blas_int(dy.size(0)), 1.0f, dy.data<float>(), blas_int(dy.stride(0)), x.data<float>(),
-              blas_int(x.stride(0)), 1.0f, dweight.data<float>(), blas_int(dweight.stride(0)));
+  matrix_product(dy, Transpose::yes, x, Transpose::no, 1.0f, dweight);
   if (!dbias.defined()) return;
   // Each thread owns columns, so the order of the sum over rows never depends on their number.
   parallel_ranges(dy.size(1), 64, [&](std::int64_t begin, std::int64_t end) {

@@ -1,0 +1,121 @@
+// metala: the command line. Data goes to stdout, talk to stderr; the exit status is 0 for success,
+// 1 for a file or machine that failed, 2 for a command called wrongly.
+#include <cblas.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <exception>
+#include <string>
+#include <vector>
+
+#include "metala/base/error.h"
+#include "metala/cli/commands.h"
+
+namespace metala::cli {
+namespace {
+
+// Insertions, deletions and substitutions between two words.
+std::size_t edit_distance(const std::string& a, const std::string& b) {
+  std::vector<std::size_t> row(b.size() + 1);
+  for (std::size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (std::size_t i = 1; i <= a.size(); ++i) {
+    std::size_t diagonal = row[0];
+    row[0] = i;
+    for (std::size_t j = 1; j <= b.size(); ++j) {
+      const std::size_t substitute = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({substitute, row[j] + 1, row[j - 1] + 1});
+    }
+  }
+  return row[b.size()];
+}
+
+// The command that was being parsed: the subcommand given, or the program.
+const CLI::App* parsed_command(const CLI::App& app) {
+  const auto chosen = app.get_subcommands();
+  return chosen.empty() ? &app : chosen.front();
+}
+
+std::string nearest(const CLI::App& app, const std::string& word) {
+  std::string best;
+  std::size_t best_distance = word.size() / 2 + 1;
+  const auto consider = [&](const std::string& candidate) {
+    const auto distance = edit_distance(word, candidate);
+    if (distance < best_distance) {
+      best = candidate;
+      best_distance = distance;
+    }
+  };
+  const CLI::App* command = parsed_command(app);
+  for (const auto* option : command->get_options()) {
+    for (const auto& name : option->get_lnames()) consider("--" + name);
+  }
+  if (command == &app) {
+    for (const auto* sub : app.get_subcommands([](const CLI::App*) { return true; })) {
+      consider(sub->get_name());
+    }
+  }
+  return best;
+}
+
+int misuse(const CLI::App& app, const std::string& problem) {
+  const CLI::App* command = parsed_command(app);
+  const std::string name = command == &app ? "metala" : "metala " + command->get_name();
+  fmt::print(stderr, "{}: {}. See {} --help.\n", name, problem, name);
+  return 2;
+}
+
+int report_parse_error(const CLI::App& app, const std::vector<std::string>& words,
+                       const CLI::ParseError& error) {
+  if (dynamic_cast<const CLI::ExtrasError*>(&error) == nullptr) {
+    std::string problem = error.what();
+    std::replace(problem.begin(), problem.end(), '\n', ' ');
+    return misuse(app, problem);
+  }
+  // CLI11 names everything left over; the first word is what the user needs to hear about.
+  const auto extras = app.remaining(true);
+  std::string word = extras.empty() ? words.back() : extras.front();
+  word = word.substr(0, word.find('='));
+  const bool option = word.starts_with("-");
+  const std::string close = nearest(app, word);
+  return misuse(app, fmt::format("no {} {}{}", option ? "option" : "argument or command", word,
+                                 close.empty() ? "" : "; did you mean " + close + "?"));
+}
+
+int run(int argc, char** argv) {
+  CLI::App app("MetaLA language models: generate, train, verify, measure.", "metala");
+  app.set_version_flag("--version", "metala " METALA_VERSION);
+  app.require_subcommand(1);
+  app.get_formatter()->column_width(34);
+  add_generate(app);
+  add_train(app);
+  add_verify(app);
+  add_bench(app);
+  add_doctor(app);
+  const std::vector<std::string> words(argv + 1, argv + argc);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& done) {  // --help, --version
+    return app.exit(done);
+  } catch (const CLI::ParseError& error) {
+    return report_parse_error(app, words, error);
+  } catch (const UsageError& error) {
+    return misuse(app, error.what());
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace metala::cli
+
+int main(int argc, char** argv) {
+  try {
+    return metala::cli::run(argc, argv);
+  } catch (const std::bad_alloc&) {
+    std::fputs("metala: out of memory\n", stderr);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "metala: {}\n", error.what());
+  }
+  return 1;
+}
