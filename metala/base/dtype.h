@@ -38,13 +38,34 @@ struct f16 {
 
 template <class T>
 struct dtype_of_type;
-template <> struct dtype_of_type<float> { static constexpr DType value = DType::f32; };
-template <> struct dtype_of_type<double> { static constexpr DType value = DType::f64; };
-template <> struct dtype_of_type<bf16> { static constexpr DType value = DType::bf16; };
-template <> struct dtype_of_type<f16> { static constexpr DType value = DType::f16; };
-template <> struct dtype_of_type<std::int32_t> { static constexpr DType value = DType::i32; };
-template <> struct dtype_of_type<std::int64_t> { static constexpr DType value = DType::i64; };
-template <> struct dtype_of_type<std::uint8_t> { static constexpr DType value = DType::u8; };
+template <>
+struct dtype_of_type<float> {
+  static constexpr DType value = DType::f32;
+};
+template <>
+struct dtype_of_type<double> {
+  static constexpr DType value = DType::f64;
+};
+template <>
+struct dtype_of_type<bf16> {
+  static constexpr DType value = DType::bf16;
+};
+template <>
+struct dtype_of_type<f16> {
+  static constexpr DType value = DType::f16;
+};
+template <>
+struct dtype_of_type<std::int32_t> {
+  static constexpr DType value = DType::i32;
+};
+template <>
+struct dtype_of_type<std::int64_t> {
+  static constexpr DType value = DType::i64;
+};
+template <>
+struct dtype_of_type<std::uint8_t> {
+  static constexpr DType value = DType::u8;
+};
 template <class T>
 inline constexpr DType dtype_of = dtype_of_type<T>::value;
 

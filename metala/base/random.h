@@ -43,7 +43,8 @@ class Philox {
   // Standard normal (Box-Muller on the two halves of one block).
   double normal(std::uint64_t i) const {
     const auto b = block(i);
-    const double u = (static_cast<double>((std::uint64_t{b[0]} << 21) ^ (b[1] >> 11)) + 0.5) * 0x1p-53;
+    const double u =
+        (static_cast<double>((std::uint64_t{b[0]} << 21) ^ (b[1] >> 11)) + 0.5) * 0x1p-53;
     const double v = static_cast<double>((std::uint64_t{b[2]} << 21) ^ (b[3] >> 11)) * 0x1p-53;
     return std::sqrt(-2 * std::log(u)) * std::cos(2 * std::numbers::pi * v);
   }

@@ -12,7 +12,8 @@ namespace {
 constexpr std::size_t alignment = 64;  // a cache line, and the widest vector
 
 std::shared_ptr<void> allocate(std::size_t bytes) {
-  const std::size_t rounded = (std::max<std::size_t>(bytes, 1) + alignment - 1) / alignment * alignment;
+  const std::size_t rounded =
+      (std::max<std::size_t>(bytes, 1) + alignment - 1) / alignment * alignment;
   void* memory = std::aligned_alloc(alignment, rounded);
   require(memory != nullptr, "out of memory: {} bytes for a tensor", bytes);
   return {memory, std::free};
@@ -36,22 +37,32 @@ double load(const std::byte* at, DType type) {
     return value;
   };
   switch (type) {
-    case DType::f32: return static_cast<double>(read(float{}));
-    case DType::f64: return read(double{});
-    case DType::bf16: return static_cast<double>(static_cast<float>(read(bf16{})));
-    case DType::f16: return static_cast<double>(static_cast<float>(read(f16{})));
-    default: fail("tensor: {} is no floating-point type", name_of(type));
+    case DType::f32:
+      return static_cast<double>(read(float{}));
+    case DType::f64:
+      return read(double{});
+    case DType::bf16:
+      return static_cast<double>(static_cast<float>(read(bf16{})));
+    case DType::f16:
+      return static_cast<double>(static_cast<float>(read(f16{})));
+    default:
+      fail("tensor: {} is no floating-point type", name_of(type));
   }
 }
 
 void store(std::byte* at, DType type, double value) {
   const auto write = [at](auto v) { std::memcpy(at, &v, sizeof(v)); };
   switch (type) {
-    case DType::f32: return write(static_cast<float>(value));
-    case DType::f64: return write(value);
-    case DType::bf16: return write(bf16(static_cast<float>(value)));
-    case DType::f16: return write(f16(static_cast<float>(value)));
-    default: fail("tensor: {} is no floating-point type", name_of(type));
+    case DType::f32:
+      return write(static_cast<float>(value));
+    case DType::f64:
+      return write(value);
+    case DType::bf16:
+      return write(bf16(static_cast<float>(value)));
+    case DType::f16:
+      return write(f16(static_cast<float>(value)));
+    default:
+      fail("tensor: {} is no floating-point type", name_of(type));
   }
 }
 
@@ -89,7 +100,9 @@ std::int64_t Shape::count() const {
   return n;
 }
 
-std::string Shape::text() const { return fmt::format("[{}]", fmt::join(begin(), end(), ", ")); }
+std::string Shape::text() const {
+  return fmt::format("[{}]", fmt::join(begin(), end(), ", "));
+}
 
 Tensor Tensor::uninitialized(Shape shape, DType type) {
   auto memory = allocate(checked_bytes(shape, type));
@@ -129,9 +142,9 @@ bool Tensor::contiguous() const {
 }
 
 Tensor Tensor::slice(int dimension, std::int64_t begin, std::int64_t end) const {
-  require(dimension >= 0 && dimension < rank() && 0 <= begin && begin <= end &&
-              end <= size(dimension),
-          "tensor: slice {}..{} of dimension {} of {}", begin, end, dimension, shape_.text());
+  require(
+      dimension >= 0 && dimension < rank() && 0 <= begin && begin <= end && end <= size(dimension),
+      "tensor: slice {}..{} of dimension {} of {}", begin, end, dimension, shape_.text());
   Tensor t = *this;
   t.shape_[dimension] = end - begin;
   t.data_ = static_cast<std::byte*>(data_) +
@@ -146,10 +159,14 @@ Tensor Tensor::row(std::int64_t i) const {
   t.strides_ = {};
   const auto drop_first = [&](const Shape& from) {
     switch (rank()) {
-      case 1: return Shape{};
-      case 2: return Shape{from[1]};
-      case 3: return Shape{from[1], from[2]};
-      default: return Shape{from[1], from[2], from[3]};
+      case 1:
+        return Shape{};
+      case 2:
+        return Shape{from[1]};
+      case 3:
+        return Shape{from[1], from[2]};
+      default:
+        return Shape{from[1], from[2], from[3]};
     }
   };
   t.shape_ = drop_first(one.shape_);
@@ -164,7 +181,9 @@ Tensor Tensor::reshape(Shape shape) const {
   return wrap(data_, shape, dtype_, owner_);
 }
 
-Tensor Tensor::copy() const { return cast(dtype_); }
+Tensor Tensor::copy() const {
+  return cast(dtype_);
+}
 
 Tensor Tensor::cast(DType type) const {
   Tensor t = uninitialized(shape_, type);

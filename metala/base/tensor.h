@@ -73,10 +73,10 @@ class Tensor {
   // Views that share the memory.
   Tensor slice(int dimension, std::int64_t begin, std::int64_t end) const;
   Tensor rows(std::int64_t begin, std::int64_t end) const { return slice(0, begin, end); }
-  Tensor row(std::int64_t i) const;     // one index of the first dimension, which goes away
-  Tensor reshape(Shape) const;          // contiguous tensors only
-  Tensor copy() const;                  // fresh contiguous memory, same values
-  Tensor cast(DType) const;             // fresh contiguous memory, values rounded to the type
+  Tensor row(std::int64_t i) const;  // one index of the first dimension, which goes away
+  Tensor reshape(Shape) const;       // contiguous tensors only
+  Tensor copy() const;               // fresh contiguous memory, same values
+  Tensor cast(DType) const;          // fresh contiguous memory, values rounded to the type
 
   void copy_from(const Tensor&) const;  // same shape, any pair of float types or equal types
   void fill_zero() const;

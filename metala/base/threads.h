@@ -10,7 +10,9 @@
 
 namespace metala {
 
-inline int thread_count() { return omp_get_max_threads(); }
+inline int thread_count() {
+  return omp_get_max_threads();
+}
 
 // Calls f(begin, end) on ranges that cover 0..n, each of at least `grain` indices. An exception
 // must not leave f.

@@ -18,14 +18,14 @@ enum class ChannelMixer { glu, mlp, identity };
 struct Config {
   // The released model's keys. The comment is the config.json key where it differs.
   std::int64_t vocab_size = 32000;
-  std::int64_t width = 1024;          // decoder_embed_dim, d
-  std::int64_t layers = 24;           // decoder_layers, L
-  std::int64_t heads = 8;             // decoder_attention_heads, H
-  std::int64_t glu_width = 5632;      // glu_dim, f; -1 in the file means d and is resolved here
+  std::int64_t width = 1024;      // decoder_embed_dim, d
+  std::int64_t layers = 24;       // decoder_layers, L
+  std::int64_t heads = 8;         // decoder_attention_heads, H
+  std::int64_t glu_width = 5632;  // glu_dim, f; -1 in the file means d and is resolved here
   glu::Activation glu_activation = glu::Activation::silu;  // glu_act
-  bool bias = false;                  // biases of the channel mixer
+  bool bias = false;                                       // biases of the channel mixer
   NormType norm = NormType::simplermsnorm;                 // norm_type
-  bool scale_embedding = false;       // no_scale_embedding, negated: embeddings times sqrt(d)
+  bool scale_embedding = false;  // no_scale_embedding, negated: embeddings times sqrt(d)
   bool tie_word_embeddings = true;
   std::int32_t pad_token_id = 2;
   std::int32_t bos_token_id = 1;
@@ -39,7 +39,7 @@ struct Config {
   KeyType key = KeyType::tied;
   DecayType decay = DecayType::dynamic;
   double decay_temperature = 16;
-  double attention_scale = 0.125;     // absent: K^(-1/2)
+  double attention_scale = 0.125;  // absent: K^(-1/2)
   bool self_augmentation = true;
   bool bidirectional = false;
   ChannelMixer channel_mixer = ChannelMixer::glu;

@@ -1,0 +1,177 @@
+#include "metala/bench/workloads.h"
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <map>
+
+#include "metala/base/profile.h"
+#include "metala/base/random.h"
+#include "metala/model/language_model.h"
+#include "metala/ops/adamw/adamw.h"
+
+namespace metala::bench {
+namespace {
+
+double timed(const std::function<void()>& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+std::vector<std::int32_t> random_ids(std::int64_t count, const Config& config) {
+  const Philox random(1);
+  std::vector<std::int32_t> ids;
+  for (std::int64_t i = 0; i < count; ++i) {
+    ids.push_back(static_cast<std::int32_t>(random.below(
+        static_cast<std::uint64_t>(i), static_cast<std::uint64_t>(config.vocab_size))));
+  }
+  return ids;
+}
+
+// Random weights, stored as generation would find them in a file of that type.
+Parameters random_parameters(const Config& config, DType weights) {
+  Parameters p = Parameters::initialized(config, Initialization::normal, 1);
+  return weights == DType::f32 ? p : p.cast(weights);
+}
+
+std::vector<std::int64_t> even_offsets(std::int64_t sequences, std::int64_t length) {
+  std::vector<std::int64_t> offsets;
+  for (std::int64_t b = 0; b <= sequences; ++b) offsets.push_back(b * length);
+  return offsets;
+}
+
+// Runs `pass` once to warm up, then timed and profiled.
+ComputeResult measure(std::int64_t tokens, std::int64_t repetitions,
+                      const std::function<void()>& pass) {
+  ComputeResult result;
+  result.tokens = tokens;
+  pass();
+  profile::clear();
+  profile::enable(true);
+  for (std::int64_t i = 0; i < repetitions; ++i) result.pass.seconds.push_back(timed(pass));
+  profile::enable(false);
+  const auto count = static_cast<double>(repetitions);
+  for (const auto& [name, entry] : profile::entries()) {
+    if (name == "matrix products") {
+      result.product_seconds = entry.seconds / count;
+      result.product_flops = entry.flops / count;
+    } else {
+      result.shares.emplace_back(name, entry.seconds / count);
+    }
+  }
+  profile::clear();
+  return result;
+}
+
+}  // namespace
+
+double Samples::median() const {
+  std::vector<double> sorted = seconds;
+  std::sort(sorted.begin(), sorted.end());
+  return sorted.empty() ? 0 : sorted[sorted.size() / 2];
+}
+
+double Samples::least() const {
+  return *std::min_element(seconds.begin(), seconds.end());
+}
+double Samples::most() const {
+  return *std::max_element(seconds.begin(), seconds.end());
+}
+
+double DecodeResult::tokens_per_second() const {
+  return static_cast<double>(batch) / step.median();
+}
+
+double DecodeResult::bytes_per_second() const {
+  return static_cast<double>(weight_bytes) / step.median();
+}
+
+double ComputeResult::tokens_per_second() const {
+  return static_cast<double>(tokens) / pass.median();
+}
+
+Config config_374m() {
+  Config c;
+  c.glu_width = 2816;
+  c.tie_word_embeddings = false;
+  return c;
+}
+
+DecodeResult decode(const Config& config, DType weights, std::int64_t batch, std::int64_t context,
+                    std::int64_t steps) {
+  const Parameters parameters = random_parameters(config, weights);
+  const LanguageModel model(config, parameters);
+  DecodeResult result;
+  result.batch = batch;
+  result.context = context;
+  for (const auto& [name, tensor] : parameters.tensors()) {
+    const bool looked_up = name == "model.embed_tokens.weight" && !config.tie_word_embeddings;
+    if (!looked_up) result.weight_bytes += static_cast<std::int64_t>(tensor.bytes());
+  }
+  Arena arena;
+  State state(config, batch);
+  for (const auto& layer : state.layers()) {
+    result.state_bytes += 2 * static_cast<std::int64_t>(layer.recurrent.bytes());
+  }
+  const auto prompt = random_ids(batch * context, config);
+  const auto prompt_offsets = even_offsets(batch, context);
+  if (context > 0) model.advance(arena, {prompt, prompt_offsets}, state);
+  const auto ids = random_ids(batch * (steps + 4), config);
+  const auto one_each = even_offsets(batch, 1);
+  for (std::int64_t i = 0; i < steps + 4; ++i) {
+    const std::span<const std::int32_t> next(ids.data() + i * batch,
+                                             static_cast<std::size_t>(batch));
+    const double seconds = timed([&] { model.advance(arena, {next, one_each}, state); });
+    if (i >= 4) result.step.seconds.push_back(seconds);  // the first few warm caches and arena
+  }
+  return result;
+}
+
+ComputeResult prefill(const Config& config, DType weights, std::int64_t tokens,
+                      std::int64_t repetitions) {
+  const LanguageModel model(config, random_parameters(config, weights));
+  const auto ids = random_ids(tokens, config);
+  const auto offsets = even_offsets(1, tokens);
+  Arena arena;
+  return measure(tokens, repetitions, [&] {
+    State state(config, 1);
+    model.advance(arena, {ids, offsets}, state);
+  });
+}
+
+ComputeResult training_step(const Config& config, std::int64_t sequences, std::int64_t length,
+                            std::int64_t repetitions) {
+  Parameters parameters = random_parameters(config, DType::f32);
+  parameters.allocate_gradients();
+  const LanguageModel model(config, parameters);
+  std::vector<adamw::Slot> slots;
+  std::vector<Tensor> gradients;
+  for (const auto& [name, value] : parameters.tensors()) {
+    const Tensor& gradient = parameters.gradients().at(name);
+    gradients.push_back(gradient);
+    slots.push_back(
+        {name, value, gradient, Tensor::zeros(value.shape()), Tensor::zeros(value.shape()), true});
+  }
+  const std::int64_t tokens = sequences * length;
+  const auto ids = random_ids(tokens, config);
+  auto labels = ids;
+  std::rotate(labels.begin(), labels.begin() + 1, labels.end());
+  const auto offsets = even_offsets(sequences, length);
+  Arena arena;
+  adamw::Options options;
+  return measure(tokens, repetitions, [&] {
+    arena.reset();
+    parameters.zero_gradients();
+    Tape tape(arena, Tape::Mode::record);
+    const Variable hidden = model.hidden(tape, {ids, offsets});
+    functions::cross_entropy(tape, hidden, model.head(), labels, 1 / static_cast<double>(tokens));
+    tape.backward();
+    const profile::Scope scope("optimizer");
+    const double norm = adamw::global_norm(gradients);
+    adamw::update(options, slots, adamw::clip_factor(norm, 1.0));
+    ++options.step;
+  });
+}
+
+}  // namespace metala::bench

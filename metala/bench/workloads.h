@@ -1,0 +1,54 @@
+// Whole-model workloads of `metala bench`, and what each must at least read or compute.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "metala/base/dtype.h"
+#include "metala/bench/machine_limits.h"
+#include "metala/model/config.h"
+
+namespace metala::bench {
+
+// Seconds of each repetition, in the order they ran.
+struct Samples {
+  std::vector<double> seconds;
+  double median() const;
+  double least() const;
+  double most() const;
+};
+
+struct DecodeResult {
+  std::int64_t context = 0;  // tokens read before the timed ones
+  Samples step;              // one step: a token for each sequence of the batch
+  std::int64_t batch = 1;
+  std::int64_t weight_bytes = 0;  // bytes of weights that a step must read
+  std::int64_t state_bytes = 0;   // bytes of state that a step reads and writes
+  double tokens_per_second() const;
+  double bytes_per_second() const;  // of weights
+};
+
+// Greedy-free decoding: tokens come from a fixed list, so only the model is timed.
+DecodeResult decode(const Config&, DType weights, std::int64_t batch, std::int64_t context,
+                    std::int64_t steps);
+
+struct ComputeResult {
+  std::int64_t tokens = 0;
+  Samples pass;
+  double product_seconds = 0;  // inside matrix products, of the median pass's share
+  double product_flops = 0;
+  std::vector<std::pair<std::string, double>> shares;  // profile: name, seconds a pass
+  double tokens_per_second() const;
+};
+
+ComputeResult prefill(const Config&, DType weights, std::int64_t tokens, std::int64_t repetitions);
+
+// Forward, backward, clipping and AdamW on one batch.
+ComputeResult training_step(const Config&, std::int64_t sequences, std::int64_t length,
+                            std::int64_t repetitions);
+
+// The 374M model of the figures in docs/benchmarks.md: d 1024, L 24, H 8, f 2816, V 32000.
+Config config_374m();
+
+}  // namespace metala::bench

@@ -1,0 +1,189 @@
+// metala bench: what this machine does with a model, beside what it could do.
+#include <benchmark/benchmark.h>
+#include <fmt/format.h>
+
+#include <cmath>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "metala/base/threads.h"
+#include "metala/bench/machine_limits.h"
+#include "metala/bench/workloads.h"
+#include "metala/cli/commands.h"
+
+namespace metala::cli {
+namespace {
+
+using nlohmann::ordered_json;
+
+struct Options {
+  std::string what = "all";
+  Config config = bench::config_374m();
+  std::string weights = "f32";
+  std::int64_t batch = 1;
+  std::vector<std::int64_t> contexts = {0};
+  std::int64_t steps = 32;
+  std::int64_t tokens = 512;
+  std::int64_t sequences = 2;
+  std::int64_t repetitions = 5;
+  std::string filter = ".";
+  bool json = false;
+};
+
+std::string milliseconds(const bench::Samples& s) {
+  return fmt::format("{:.2f} ms [{:.2f} {:.2f}] n={}", 1e3 * s.median(), 1e3 * s.least(),
+                     1e3 * s.most(), s.seconds.size());
+}
+
+// Collects what was measured: lines for a reader, one object for a script.
+class Report {
+ public:
+  Report(const Options& options, const bench::MachineLimits& limits)
+      : options_(options), limits_(limits) {
+    json_["threads"] = thread_count();
+    json_["read_bytes_per_second"] = limits.read_bytes_per_second;
+    json_["sgemm_flops_per_second"] = limits.sgemm_flops_per_second;
+    say(fmt::format(
+        "machine: {} threads, reads {:.1f} GB/s, sgemm {:.1f} GFLOP/s (medians of this "
+        "run; spread in --json)",
+        thread_count(), limits.read_bytes_per_second / 1e9, limits.sgemm_flops_per_second / 1e9));
+  }
+
+  void decode(const bench::DecodeResult& r) {
+    const double share = r.bytes_per_second() / limits_.read_bytes_per_second;
+    say(
+        fmt::format("decode  {} batch {} context {}: {} a step, {:.1f} tok/s, {:.1f} GB/s of "
+                    "weights = {:.0f}% of read bandwidth",
+                    options_.weights, r.batch, r.context, milliseconds(r.step),
+                    r.tokens_per_second(), r.bytes_per_second() / 1e9, 100 * share));
+    json_["decode"].push_back({{"weights", options_.weights},
+                               {"batch", r.batch},
+                               {"context", r.context},
+                               {"seconds", r.step.seconds},
+                               {"tokens_per_second", r.tokens_per_second()},
+                               {"weight_bytes", r.weight_bytes},
+                               {"share_of_read_bandwidth", share}});
+  }
+
+  void compute(const char* name, const bench::ComputeResult& r) {
+    double mean = 0;
+    for (const double s : r.pass.seconds) mean += s;
+    mean /= static_cast<double>(r.pass.seconds.size());
+    const double rate = r.product_flops / r.product_seconds;
+    say(
+        fmt::format("{:7} {} tokens: {} a pass, {:.0f} tok/s; {:.0f}% of the time in matrix "
+                    "products, those at {:.0f}% of the sgemm peak",
+                    name, r.tokens, milliseconds(r.pass), r.tokens_per_second(),
+                    100 * r.product_seconds / mean, 100 * rate / limits_.sgemm_flops_per_second));
+    ordered_json shares;
+    for (const auto& [part, seconds] : r.shares) {
+      shares[part] = seconds / mean;
+      say(fmt::format("          {:24} {:5.1f}%", part, 100 * seconds / mean));
+    }
+    json_[name].push_back({{"tokens", r.tokens},
+                           {"seconds", r.pass.seconds},
+                           {"tokens_per_second", r.tokens_per_second()},
+                           {"share_of_time_in_products", r.product_seconds / mean},
+                           {"products_share_of_sgemm_peak", rate / limits_.sgemm_flops_per_second},
+                           {"parts", shares}});
+  }
+
+  void finish() const {
+    if (options_.json) fmt::print("{}\n", json_.dump(2));
+  }
+
+ private:
+  void say(const std::string& line) const {
+    if (options_.json) return;
+    fmt::print("{}\n", line);
+    std::fflush(stdout);
+  }
+
+  const Options& options_;
+  const bench::MachineLimits& limits_;
+  ordered_json json_;
+};
+
+// The rooms' own benchmarks, through Google Benchmark.
+void run_ops(const Options& options) {
+  std::string filter = "--benchmark_filter=" + options.filter;
+  std::string program = "metala bench ops";
+  std::string format = options.json ? "--benchmark_format=json" : "--benchmark_format=console";
+  std::vector<char*> arguments = {program.data(), filter.data(), format.data()};
+  int count = static_cast<int>(arguments.size());
+  benchmark::Initialize(&count, arguments.data());
+  benchmark::RunSpecifiedBenchmarks();
+  benchmark::Shutdown();
+}
+
+void run(Options& options) {
+  Config& c = options.config;
+  c.query_width = c.width / 2;
+  check_config(c, "bench");
+  c.attention_scale = 1 / std::sqrt(static_cast<double>(c.key_width()));
+  const auto wanted = [&](const char* name) {
+    return options.what == name || options.what == "all";
+  };
+  if (options.what == "ops") return run_ops(options);
+  const DType weights = options.weights == "bf16"  ? DType::bf16
+                        : options.weights == "f16" ? DType::f16
+                                                   : DType::f32;
+  const bench::MachineLimits limits = bench::measure_machine_limits();
+  Report report(options, limits);
+  if (wanted("decode")) {
+    for (const auto context : options.contexts) {
+      report.decode(bench::decode(c, weights, options.batch, context, options.steps));
+    }
+  }
+  if (wanted("prefill")) {
+    report.compute("prefill", bench::prefill(c, weights, options.tokens, options.repetitions));
+  }
+  if (wanted("train")) {
+    report.compute("train",
+                   bench::training_step(c, options.sequences, options.tokens, options.repetitions));
+  }
+  report.finish();
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  Options& o = *options;
+  CLI::App* command = app.add_subcommand(
+      "bench",
+      "Measure decoding, prefill, training steps and operators, as shares of what this machine "
+      "can read and multiply (measured in the same run); random weights");
+  command->add_option("what", o.what, "decode, prefill, train, ops or all (all but ops)")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"decode", "prefill", "train", "ops", "all"}));
+  command->add_option("--width", o.config.width, "Model width d")->capture_default_str();
+  command->add_option("--layers", o.config.layers, "Layers")->capture_default_str();
+  command->add_option("--heads", o.config.heads, "Heads")->capture_default_str();
+  command->add_option("--glu-width", o.config.glu_width, "GLU width f")->capture_default_str();
+  command->add_option("--vocab-size", o.config.vocab_size, "Vocabulary")->capture_default_str();
+  command->add_option("--weights", o.weights, "Type of the weights: f32, bf16, f16")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"f32", "bf16", "f16"}));
+  const auto count = [&](const char* name, std::int64_t& value, const char* help) {
+    command->add_option(name, value, help)->capture_default_str()->check(CLI::PositiveNumber);
+  };
+  count("--batch", o.batch, "decode: sequences at once");
+  command
+      ->add_option("--context", o.contexts,
+                   "decode: tokens read before the timed steps; several values make several rows")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  count("--steps", o.steps, "decode: timed steps");
+  count("--tokens", o.tokens, "prefill: tokens; train: tokens of a sequence");
+  count("--sequences", o.sequences, "train: sequences in a step");
+  count("--repetitions", o.repetitions, "prefill, train: timed passes");
+  command->add_option("--filter", o.filter, "ops: run only those matching this expression")
+      ->capture_default_str();
+  command->add_flag("--json", o.json, "Print JSON, raw samples included");
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace metala::cli

@@ -1,0 +1,81 @@
+// metala doctor: what hardware, libraries and code paths are in use here.
+#include <cblas.h>
+#include <fmt/format.h>
+#include <hwy/targets.h>
+
+#include <fstream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "metala/base/threads.h"
+#include "metala/bench/machine_limits.h"
+#include "metala/cli/commands.h"
+
+namespace metala::cli {
+namespace {
+
+// The value of the first line of a /proc file that starts with `key`.
+std::string proc_value(const char* path, const std::string& key) {
+  std::ifstream in(path);
+  for (std::string line; std::getline(in, line);) {
+    if (!line.starts_with(key)) continue;
+    const auto colon = line.find(':');
+    const auto start = line.find_first_not_of(" \t", colon + 1);
+    return start == std::string::npos ? "" : line.substr(start);
+  }
+  return "unknown";
+}
+
+void run(bool measure, bool as_json) {
+  nlohmann::ordered_json report;
+  report["metala"] = METALA_VERSION;
+  report["compiler"] = __VERSION__;
+#ifdef NDEBUG
+  report["build"] = "optimised";
+#else
+  report["build"] = "debug: asserts on, slow";
+#endif
+  report["processor"] = proc_value("/proc/cpuinfo", "model name");
+  report["threads"] = thread_count();
+  report["memory"] = proc_value("/proc/meminfo", "MemTotal");
+  report["memory available"] = proc_value("/proc/meminfo", "MemAvailable");
+  report["vector kernels"] = hwy::TargetName(hwy::SupportedTargets() & -hwy::SupportedTargets());
+  report["matrix library"] = openblas_get_config();
+  report["matrix kernels"] = openblas_get_corename();
+  if (openblas_get_parallel() != OPENBLAS_OPENMP) {
+    report["warning"] =
+        "the matrix library is not the OpenMP build and will compete with metala's own threads; "
+        "install libopenblas0-openmp and select it with update-alternatives";
+  }
+  report["GPU"] = "not built in: this build runs on the CPU";
+  if (measure) {
+    const bench::MachineLimits limits = bench::measure_machine_limits();
+    report["read bandwidth"] = fmt::format("{:.1f} GB/s", limits.read_bytes_per_second / 1e9);
+    report["sgemm peak"] = fmt::format("{:.1f} GFLOP/s", limits.sgemm_flops_per_second / 1e9);
+  }
+  if (as_json) {
+    fmt::print("{}\n", report.dump(2));
+    return;
+  }
+  for (const auto& [key, value] : report.items()) {
+    fmt::print("{:18} {}\n", key, value.is_string() ? value.get<std::string>() : value.dump());
+  }
+}
+
+}  // namespace
+
+void add_doctor(CLI::App& app) {
+  struct Options {
+    bool measure = false;
+    bool json = false;
+  };
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand(
+      "doctor", "Print what hardware, libraries and kernels are in use, and why a path is not");
+  command->add_flag("--measure", options->measure, "Also measure bandwidth and sgemm peak");
+  command->add_flag("--json", options->json, "Print JSON");
+  command->callback([options] { run(options->measure, options->json); });
+}
+
+}  // namespace metala::cli

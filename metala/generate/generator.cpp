@@ -1,0 +1,81 @@
+#include "metala/generate/generator.h"
+
+#include <algorithm>
+
+namespace metala {
+
+Generator::Generator(const LanguageModel& model, Arena& arena, State& state,
+                     std::vector<std::vector<std::int32_t>> histories, GenerationOptions options)
+    : model_(model), arena_(arena), state_(state), options_(std::move(options)) {
+  sample::check(options_.sampling);
+  require(static_cast<std::int64_t>(histories.size()) == state.batch(),
+          "generate: {} prompts for a state of {} sequences", histories.size(), state.batch());
+  for (std::size_t i = 0; i < histories.size(); ++i) {
+    require(state.tokens()[i] > 0,
+            "generate: sequence {} has read no token; give a prompt or a saved state", i);
+    sequences_.push_back({std::move(histories[i]), {}, Finish::running, false});
+    if (options_.max_tokens <= 0) sequences_.back().finish = Finish::length;
+  }
+}
+
+bool Generator::done() const {
+  return std::all_of(sequences_.begin(), sequences_.end(),
+                     [](const Sequence& s) { return s.finish != Finish::running; });
+}
+
+std::vector<DrawnToken> Generator::next() {
+  settle();
+  std::vector<DrawnToken> tokens;
+  for (std::size_t i = 0; i < sequences_.size(); ++i) {
+    Sequence& s = sequences_[i];
+    if (s.finish != Finish::running) continue;
+    const auto row = static_cast<std::int64_t>(i);
+    const std::span<const float> logits(state_.logits().row(row).data<float>(),
+                                        static_cast<std::size_t>(model_.config().vocab_size));
+    DrawnToken token;
+    token.sequence = row;
+    token.id = sample::next(options_.sampling, logits, s.history,
+                            {static_cast<std::uint64_t>(i), s.drawn.size()});
+    if (options_.log_probabilities >= 0) {
+      token.log_probability = sample::log_probability(logits, token.id);
+      token.best = sample::top(logits, options_.log_probabilities);
+    }
+    s.history.push_back(token.id);
+    s.drawn.push_back(token.id);
+    s.pending = true;
+    const auto& ends = options_.end_ids;
+    if (std::find(ends.begin(), ends.end(), token.id) != ends.end()) {
+      s.finish = Finish::end_id;
+    } else if (static_cast<std::int64_t>(s.drawn.size()) >= options_.max_tokens) {
+      s.finish = Finish::length;
+    }
+    tokens.push_back(std::move(token));
+  }
+  return tokens;
+}
+
+void Generator::stop(std::int64_t sequence) {
+  Sequence& s = sequences_.at(static_cast<std::size_t>(sequence));
+  if (s.finish == Finish::running || s.finish == Finish::length) s.finish = Finish::stopped;
+}
+
+Finish Generator::finish(std::int64_t sequence) const {
+  return sequences_.at(static_cast<std::size_t>(sequence)).finish;
+}
+
+const std::vector<std::int32_t>& Generator::drawn(std::int64_t sequence) const {
+  return sequences_.at(static_cast<std::size_t>(sequence)).drawn;
+}
+
+void Generator::settle() {
+  std::vector<std::int32_t> ids;
+  std::vector<std::int64_t> offsets = {0};
+  for (Sequence& s : sequences_) {
+    if (s.pending) ids.push_back(s.drawn.back());
+    s.pending = false;
+    offsets.push_back(static_cast<std::int64_t>(ids.size()));
+  }
+  if (!ids.empty()) model_.advance(arena_, {ids, offsets}, state_);
+}
+
+}  // namespace metala

@@ -1,0 +1,30 @@
+// TrainingTask: what a trainer learns from. Batches are pure functions of their number, so a
+// resumed run reads exactly what an undisturbed one would have read.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "metala/model/language_model.h"
+
+namespace metala {
+
+struct LabelledBatch {
+  std::vector<std::int32_t> ids;      // [N]
+  std::vector<std::int32_t> labels;   // [N], -100 where there is nothing to learn
+  std::vector<std::int64_t> offsets;  // B + 1
+  std::int64_t bytes = 0;             // of text the labels stand for; 0 where that means nothing
+
+  Batch batch() const { return {ids, offsets}; }
+};
+
+class TrainingTask {
+ public:
+  virtual ~TrainingTask() = default;
+  // Micro batch `index`, counted over the whole run.
+  virtual LabelledBatch training_batch(std::int64_t index) const = 0;
+  virtual std::int64_t validation_batches() const = 0;
+  virtual LabelledBatch validation_batch(std::int64_t index) const = 0;
+};
+
+}  // namespace metala
