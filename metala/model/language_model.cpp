@@ -55,11 +55,12 @@ Variable LanguageModel::hidden(Tape& tape, const Batch& batch, const CarriedStat
   if (training != nullptr && c.embedding_dropout > 0) {
     x = functions::dropout(tape, dropout_mask(c.embedding_dropout, *training, 0), x);
   }
-  const CarriedLayer no_state;
   for (std::size_t layer = 0; layer < blocks_.size(); ++layer) {
-    const auto block = [&, layer](Tape& on, const Variable& in) {
-      return blocks_[layer](on, in, batch.offsets, state.empty() ? no_state : state[layer],
-                            training);
+    const CarriedLayer carried = state.empty() ? CarriedLayer() : state[layer];
+    // By value: a recomputed block runs again in the backward pass.
+    const auto block = [&b = blocks_[layer], offsets = batch.offsets, carried, training](
+                           Tape& on, const Variable& in) {
+      return b(on, in, offsets, carried, training);
     };
     if (!tape.recording()) {
       const ArenaScope scope(tape.arena());  // the result lies in x

@@ -23,7 +23,8 @@
 
 namespace metala {
 
-// What a pass reads; ids and offsets must outlive the tape's backward pass.
+// What a pass reads. The memory of ids and offsets must outlive the tape's backward pass, as must
+// the model and TrainingOptions.
 struct Batch {
   std::span<const std::int32_t> ids;  // [N]
   Offsets offsets;

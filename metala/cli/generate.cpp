@@ -1,0 +1,300 @@
+// metala generate: continue prompts.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "metala/cli/commands.h"
+#include "metala/cli/loaded_model.h"
+#include "metala/generate/generator.h"
+#include "metala/generate/text_stream.h"
+#include "metala/io/file.h"
+
+namespace metala::cli {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using nlohmann::ordered_json;
+
+struct Options {
+  std::string folder;
+  std::vector<std::string> prompts;
+  std::vector<std::string> prompt_files;
+  std::string prompt_lines;
+  GenerationOptions generation;
+  std::vector<std::string> stops;
+  bool greedy = false;
+  bool ignore_end = false;
+  std::int64_t seed = -1;
+  std::string save_state, load_state;
+  bool json = false;
+  bool quiet = false;
+};
+
+struct Times {
+  double load = 0, prefill = 0, decode = 0;
+  std::int64_t prompt_tokens = 0, drawn_tokens = 0;
+};
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+std::vector<std::string> read_prompts(const Options& o) {
+  constexpr std::size_t most_bytes = std::size_t{1} << 30;
+  std::vector<std::string> prompts = o.prompts;
+  for (const auto& path : o.prompt_files) prompts.push_back(read_file(path, most_bytes));
+  if (!o.prompt_lines.empty()) {
+    std::istringstream lines(read_file(o.prompt_lines, most_bytes));
+    for (std::string line; std::getline(lines, line);) prompts.push_back(line);
+  }
+  const bool piped = isatty(STDIN_FILENO) == 0;
+  if (prompts.empty() && piped && o.load_state.empty()) {
+    prompts.emplace_back(std::istreambuf_iterator<char>(std::cin),
+                         std::istreambuf_iterator<char>());
+  }
+  for (auto& prompt : prompts) {
+    if (prompt == "-") {
+      prompt.assign(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
+    }
+  }
+  if (prompts.empty() && o.load_state.empty()) {
+    throw UsageError("no prompt: give one as argument, with --prompt-file, or on standard input");
+  }
+  return prompts;
+}
+
+std::string finish_name(Finish finish) {
+  switch (finish) {
+    case Finish::end_id:
+      return "end";
+    case Finish::length:
+      return "length";
+    case Finish::stopped:
+      return "stop";
+    case Finish::running:
+      break;
+  }
+  return "running";
+}
+
+// One sequence's text on its way to the reader.
+struct Output {
+  TextStream stream;
+  std::string text;
+  ordered_json tokens = ordered_json::array();
+};
+
+class Generation {
+ public:
+  explicit Generation(const Options& options) : options_(options) {}
+
+  void run() {
+    auto start = Clock::now();
+    const auto prompts = read_prompts(options_);
+    LoadedModel loaded = load_model(options_.folder, {.need_tokenizer = true});
+    times_.load = seconds_since(start);
+
+    start = Clock::now();
+    auto histories = read(loaded, prompts);
+    times_.prefill = seconds_since(start);
+
+    start = Clock::now();
+    draw(loaded, std::move(histories));
+    times_.decode = seconds_since(start);
+    report(loaded, prompts);
+  }
+
+ private:
+  // Prepares the state and reads the prompts into it; returns each sequence's ids.
+  std::vector<std::vector<std::int32_t>> read(const LoadedModel& loaded,
+                                              const std::vector<std::string>& prompts) {
+    const Config& config = loaded.model.config();
+    std::vector<std::vector<std::int32_t>> histories;
+    for (const auto& prompt : prompts) histories.push_back(loaded.tokenizer->encode(prompt));
+    if (!options_.load_state.empty()) {
+      state_ = State::load(options_.load_state, config, loaded.fingerprint());
+      if (histories.empty()) histories.resize(static_cast<std::size_t>(state_.batch()));
+      if (state_.batch() == 1 && histories.size() > 1) {
+        state_ = state_.select(std::vector<std::int64_t>(histories.size(), 0));  // a fork for each
+      }
+      require(static_cast<std::int64_t>(histories.size()) == state_.batch(),
+              "generate: {} prompts for {}, which holds {} sequences", histories.size(),
+              options_.load_state, state_.batch());
+    } else {
+      state_ = State(config, static_cast<std::int64_t>(histories.size()));
+      for (auto& ids : histories) {
+        const bool wants_bos = config.add_bos_token || ids.empty();
+        if (wants_bos) ids.insert(ids.begin(), config.bos_token_id);
+      }
+    }
+    std::vector<std::int32_t> ids;
+    std::vector<std::int64_t> offsets = {0};
+    for (const auto& history : histories) {
+      ids.insert(ids.end(), history.begin(), history.end());
+      offsets.push_back(static_cast<std::int64_t>(ids.size()));
+    }
+    times_.prompt_tokens = static_cast<std::int64_t>(ids.size());
+    if (!ids.empty()) loaded.model.advance(arena_, {ids, offsets}, state_);
+    return histories;
+  }
+
+  void draw(const LoadedModel& loaded, std::vector<std::vector<std::int32_t>> histories) {
+    GenerationOptions generation = options_.generation;
+    if (options_.greedy) generation.sampling.temperature = 0;
+    generation.sampling.seed =
+        options_.seed >= 0 ? static_cast<std::uint64_t>(options_.seed) : std::random_device{}();
+    seed_ = generation.sampling.seed;
+    if (!options_.ignore_end) generation.end_ids = loaded.model.config().eos_token_ids;
+    const std::size_t count = histories.size();
+    for (std::size_t i = 0; i < count; ++i) {
+      outputs_.push_back(
+          {TextStream(*loaded.tokenizer, options_.stops), "", ordered_json::array()});
+    }
+    const bool streams = count == 1 && !options_.json;
+    Generator generator(loaded.model, arena_, state_, std::move(histories), generation);
+    while (!generator.done()) {
+      for (const auto& token : generator.next()) {
+        ++times_.drawn_tokens;
+        Output& out = outputs_[static_cast<std::size_t>(token.sequence)];
+        if (generation.log_probabilities >= 0) out.tokens.push_back(describe(loaded, token));
+        if (generator.finish(token.sequence) == Finish::end_id) continue;  // not part of the text
+        say(out, out.stream.push(token.id), streams);
+        if (out.stream.stopped()) generator.stop(token.sequence);
+      }
+    }
+    for (auto& out : outputs_) say(out, out.stream.flush(), streams);
+    if (streams) std::puts("");
+    for (std::size_t i = 0; i < count; ++i) {
+      finishes_.push_back(finish_name(generator.finish(static_cast<std::int64_t>(i))));
+      drawn_.push_back(generator.drawn(static_cast<std::int64_t>(i)));
+    }
+    if (options_.save_state.empty()) return;
+    generator.settle();
+    state_.save(options_.save_state, loaded.fingerprint());
+  }
+
+  static void say(Output& out, const std::string& piece, bool streams) {
+    out.text += piece;
+    if (!streams) return;
+    std::fputs(piece.c_str(), stdout);
+    std::fflush(stdout);
+  }
+
+  static ordered_json describe(const LoadedModel& loaded, const DrawnToken& token) {
+    ordered_json best = ordered_json::array();
+    for (const auto& [id, log_probability] : token.best) {
+      best.push_back(
+          {{"id", id}, {"piece", loaded.tokenizer->piece(id)}, {"logprob", log_probability}});
+    }
+    return {{"id", token.id},
+            {"piece", loaded.tokenizer->piece(token.id)},
+            {"logprob", token.log_probability},
+            {"top", best}};
+  }
+
+  void report(const LoadedModel& loaded, const std::vector<std::string>& prompts) const {
+    const double prefill_rate = static_cast<double>(times_.prompt_tokens) / times_.prefill;
+    const double decode_rate = static_cast<double>(times_.drawn_tokens) / times_.decode;
+    if (options_.json) {
+      ordered_json out;
+      out["model"] = loaded.folder;
+      out["seed"] = seed_;
+      out["sequences"] = ordered_json::array();
+      for (std::size_t i = 0; i < outputs_.size(); ++i) {
+        ordered_json one;
+        if (i < prompts.size()) one["prompt"] = prompts[i];
+        one["text"] = outputs_[i].text;
+        one["ids"] = drawn_[i];
+        one["finish"] = finishes_[i];
+        if (!outputs_[i].tokens.empty()) one["tokens"] = outputs_[i].tokens;
+        out["sequences"].push_back(one);
+      }
+      out["timing"] = {{"load_seconds", times_.load},
+                       {"prefill_tokens", times_.prompt_tokens},
+                       {"prefill_tokens_per_second", prefill_rate},
+                       {"decode_tokens", times_.drawn_tokens},
+                       {"decode_tokens_per_second", decode_rate}};
+      fmt::print("{}\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+      return;
+    }
+    if (outputs_.size() > 1) {
+      for (std::size_t i = 0; i < outputs_.size(); ++i) {
+        fmt::print("[{}] {}{}\n", i + 1, i < prompts.size() ? prompts[i] : "", outputs_[i].text);
+      }
+    } else if (options_.generation.log_probabilities >= 0) {
+      for (const auto& token : outputs_[0].tokens) {
+        fmt::print(stderr, "{}\n",
+                   token.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+      }
+    }
+    if (options_.quiet) return;
+    fmt::print(stderr,
+               "[load {:.2f} s | prompt {} tokens, {:.0f} tok/s | drawn {} tokens, {:.1f} tok/s | "
+               "state {:.2f} MiB | seed {}]\n",
+               times_.load, times_.prompt_tokens, prefill_rate, times_.drawn_tokens, decode_rate,
+               static_cast<double>(state_.bytes()) / (1 << 20), seed_);
+  }
+
+  const Options& options_;
+  Arena arena_;
+  State state_;
+  std::vector<Output> outputs_;
+  std::vector<std::string> finishes_;
+  std::vector<std::vector<std::int32_t>> drawn_;
+  std::uint64_t seed_ = 0;
+  Times times_;
+};
+
+}  // namespace
+
+void add_generate(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  Options& o = *options;
+  CLI::App* command = app.add_subcommand("generate", "Continue one prompt or many");
+  command->add_option("model", o.folder, "Model folder, or a training run's folder")->required();
+  command->add_option("prompt", o.prompts, "Prompts; - reads one from standard input");
+  command->add_option("--prompt-file", o.prompt_files, "A file that is one prompt; repeatable");
+  command->add_option("--prompt-lines", o.prompt_lines, "A file with a prompt on each line");
+  command->add_option("-n,--max-tokens", o.generation.max_tokens, "Tokens to draw at most")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  auto& sampling = o.generation.sampling;
+  command->add_flag("--greedy", o.greedy, "Always take the likeliest token");
+  command->add_option("--temperature", sampling.temperature, "0 is greedy")->capture_default_str();
+  command->add_option("--top-k", sampling.top_k, "Keep the k likeliest; 0: all")
+      ->capture_default_str();
+  command->add_option("--top-p", sampling.top_p, "Keep the likeliest that reach probability p")
+      ->capture_default_str();
+  command->add_option("--min-p", sampling.min_p, "Drop below min-p times the likeliest")
+      ->capture_default_str();
+  command
+      ->add_option("--repetition-penalty", sampling.repetition_penalty,
+                   "Above 1: make tokens already present less likely")
+      ->capture_default_str();
+  command->add_option("--stop", o.stops, "Stop before this text; repeatable");
+  command->add_flag("--ignore-end", o.ignore_end, "Do not stop at the end-of-text token");
+  command->add_option("--seed", o.seed, "Seed of the draw; default: a random one, printed")
+      ->check(CLI::NonNegativeNumber);
+  command
+      ->add_option("--logprobs", o.generation.log_probabilities,
+                   "Report each token's log-probability and the n likeliest")
+      ->check(CLI::Range(0, 100));
+  command->add_option("--load-state", o.load_state,
+                      "Start from a saved state (forked for many prompts)");
+  command->add_option("--save-state", o.save_state, "Save the state after the last token");
+  command->add_flag("--json", o.json, "Print one JSON object instead of text");
+  command->add_flag("-q,--quiet", o.quiet, "No timing line");
+  command->callback([options] { Generation(*options).run(); });
+}
+
+}  // namespace metala::cli

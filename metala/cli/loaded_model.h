@@ -1,0 +1,31 @@
+// A model folder opened for use: weights mapped, tokenizer ready.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "metala/model/checkpoint.h"
+#include "metala/model/language_model.h"
+#include "metala/text/tokenizer.h"
+
+namespace metala::cli {
+
+struct LoadedModel {
+  std::string folder;
+  Checkpoint checkpoint;
+  LanguageModel model;
+  std::unique_ptr<Tokenizer> tokenizer;  // null if the folder has none and none was needed
+
+  std::string fingerprint() const;  // reads all weights once
+};
+
+struct LoadOptions {
+  bool need_tokenizer = false;
+};
+
+// `named` is a model folder or a training run's folder. Prints the checkpoint's notes to stderr.
+// Throws Error for weights that are NaN or infinite, and for a tokenizer larger than the model's
+// vocabulary.
+LoadedModel load_model(const std::string& named, const LoadOptions&);
+
+}  // namespace metala::cli

@@ -1,0 +1,57 @@
+// `metala verify` on the golden folders: the authors' outputs, reproduced.
+#include <nlohmann/json.hpp>
+
+#include "program.h"
+
+namespace metala {
+namespace {
+
+using namespace program;
+
+const std::string golden = METALA_SOURCE_DIR "/tests/golden/";
+
+class Golden : public testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Folders, Golden, testing::Values("tiny", "tied", "padded"));
+
+TEST_P(Golden, FloatsReproduceLogitsStatesLossGradientsAndGreedyTokens) {
+  const Outcome o = metala("verify --json " + golden + GetParam());
+  ASSERT_EQ(o.status, 0) << o.err << o.out;
+  const auto report = nlohmann::json::parse(o.out);
+  EXPECT_EQ(report["greedy"]["equal"], report["greedy"]["compared"]);
+  EXPECT_GT(report["greedy"]["compared"].get<int>(), 40);
+  for (const auto& t : report["tensors"]) {
+    const double relative = t["relative"];
+    const double absolute = t["absolute"];
+    if (t["name"] == "logits") {
+      // 1e-5 of the largest logit and 2e-5 besides.
+      EXPECT_LE(absolute, 1e-5 * (absolute / relative) + 2e-5) << t;
+    } else {
+      EXPECT_LE(relative, 1e-4) << t;
+    }
+  }
+}
+
+TEST_P(Golden, DoubleReproducesThemToTheGoldensOwnRounding) {
+  const Outcome o = metala("verify --dtype f64 --tolerance 1e-6 " + golden + GetParam());
+  EXPECT_EQ(o.status, 0) << o.err << o.out;
+}
+
+TEST(GoldenFolder, AToleranceThatCannotBeMetFails) {
+  const Outcome o = metala("verify --tolerance 0 " + golden + "tiny");
+  EXPECT_EQ(o.status, 1);
+  EXPECT_NE(o.err.find("tolerance"), std::string::npos) << o.err;
+}
+
+TEST(GoldenFolder, ADifferentWeightIsNoticed) {
+  const Folder copy;
+  for (const char* file : {"config.json", "model.safetensors", "expected.safetensors"}) {
+    std::filesystem::copy_file(golden + "tiny/" + file, copy / file);
+  }
+  std::string weights = slurp(copy / "model.safetensors");
+  weights[weights.size() - 1000] = static_cast<char>(weights[weights.size() - 1000] ^ 0x40);
+  spill(copy / "model.safetensors", weights);
+  EXPECT_EQ(metala("verify " + (copy / "")).status, 1);
+}
+
+}  // namespace
+}  // namespace metala
