@@ -219,10 +219,9 @@ void Tensor::fill_zero() const {
   });
 }
 
-void Tensor::check_dtype(DType wanted) const {
+void Tensor::refuse_read_as(DType wanted) const {
   require(defined(), "tensor: read of an undefined tensor");
-  require(dtype_ == wanted, "tensor: {} {} read as {}", name_of(dtype_), shape_.text(),
-          name_of(wanted));
+  fail("tensor: {} {} read as {}", name_of(dtype_), shape_.text(), name_of(wanted));
 }
 
 void check_tensor(std::string_view what, const Tensor& t, const Shape& wanted, DType type) {

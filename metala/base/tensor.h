@@ -65,7 +65,7 @@ class Tensor {
   // The first element. Throws when T is not the tensor's type.
   template <class T>
   T* data() const {
-    check_dtype(dtype_of<T>);
+    if (!defined_ || dtype_ != dtype_of<T>) refuse_read_as(dtype_of<T>);
     return static_cast<T*>(data_);
   }
   void* raw() const { return data_; }
@@ -82,7 +82,7 @@ class Tensor {
   void fill_zero() const;
 
  private:
-  void check_dtype(DType wanted) const;
+  [[noreturn]] void refuse_read_as(DType wanted) const;
   void* data_ = nullptr;
   Shape shape_;
   Shape strides_;

@@ -1,0 +1,104 @@
+#include "metala/io/file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+
+#include "metala/base/error.h"
+
+namespace metala {
+namespace {
+
+namespace fs = std::filesystem;
+
+class Descriptor {
+ public:
+  explicit Descriptor(int fd) : fd_(fd) {}
+  ~Descriptor() {
+    if (fd_ >= 0) close(fd_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+std::string reason() {
+  return std::strerror(errno);
+}
+
+std::size_t regular_size(const std::string& path, const Descriptor& file) {
+  struct stat status {};
+  require(fstat(file.get(), &status) == 0, "{}: {}", path, reason());
+  require(S_ISREG(status.st_mode), "{}: is not a regular file", path);
+  return static_cast<std::size_t>(status.st_size);
+}
+
+}  // namespace
+
+MappedFile MappedFile::open(const std::string& path) {
+  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  require(file.get() >= 0, "{}: cannot open: {}", path, reason());
+  MappedFile mapped;
+  mapped.path_ = path;
+  mapped.size_ = regular_size(path, file);
+  if (mapped.size_ == 0) return mapped;
+  void* data = mmap(nullptr, mapped.size_, PROT_READ, MAP_PRIVATE, file.get(), 0);
+  require(data != MAP_FAILED, "{}: cannot map {} bytes: {}", path, mapped.size_, reason());
+  mapped.data_ = static_cast<const std::byte*>(data);
+  mapped.owner_ = std::shared_ptr<void>(data, [size = mapped.size_](void* p) { munmap(p, size); });
+  return mapped;
+}
+
+std::string read_file(const std::string& path, std::size_t limit) {
+  const MappedFile file = MappedFile::open(path);
+  const auto bytes = file.bytes();
+  require(bytes.size() <= limit, "{}: has {} bytes; at most {} are read", path, bytes.size(),
+          limit);
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+void write_file_atomically(const std::string& path,
+                           const std::function<void(std::ostream&)>& write) {
+  const std::string aside = fmt::format("{}.{}.tmp", path, getpid());
+  try {
+    std::ofstream out(aside, std::ios::binary | std::ios::trunc);
+    require(out.good(), "{}: cannot write: {}", path, reason());
+    errno = 0;
+    write(out);
+    out.flush();
+    require(out.good(), "{}: write failed: {}", path, errno == 0 ? "the disk is full?" : reason());
+    out.close();
+    const Descriptor file(::open(aside.c_str(), O_RDONLY | O_CLOEXEC));
+    require(file.get() >= 0 && fsync(file.get()) == 0, "{}: sync failed: {}", path, reason());
+    require(std::rename(aside.c_str(), path.c_str()) == 0, "{}: cannot rename into place: {}", path,
+            reason());
+  } catch (...) {
+    std::error_code ignored;
+    fs::remove(aside, ignored);
+    throw;
+  }
+  const fs::path parent = fs::path(path).parent_path();
+  sync_folder(parent.empty() ? "." : parent.string());
+}
+
+void write_file_atomically(const std::string& path, const std::string& text) {
+  write_file_atomically(path, [&](std::ostream& out) {
+    out.write(text.data(), static_cast<std::streamsize>(text.size()));
+  });
+}
+
+void sync_folder(const std::string& path) {
+  const Descriptor folder(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  require(folder.get() >= 0 && fsync(folder.get()) == 0, "{}: sync failed: {}", path, reason());
+}
+
+}  // namespace metala
