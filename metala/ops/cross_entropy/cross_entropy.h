@@ -1,7 +1,8 @@
 // Softmax cross entropy of a linear head, without ever holding all logits.
 //
-//   z[n] = W x[n]          loss = sum over rows with label >= 0 of  logsumexp(z[n]) - z[n, label[n]]
-//   dx[n] += scale (softmax(z[n]) - onehot) W          dW += scale (softmax(z) - onehot)^T x
+//   z[n] = W x[n]          loss = sum over rows with label >= 0 of  logsumexp(z[n]) - z[n,
+//   label[n]] dx[n] += scale (softmax(z[n]) - onehot) W          dW += scale (softmax(z) -
+//   onehot)^T x
 //
 //   x, dx [N, d]   W, dW [V, d]   labels [N], -100 (any negative) = ignored, else < V
 //   x f32 with W f32 (bf16 and f16 in `forward` only), or all f64; any row stride of x and dx
@@ -20,9 +21,9 @@
 namespace metala::cross_entropy {
 
 struct Result {
-  double loss = 0;            // summed, natural logarithm
-  std::int64_t count = 0;     // rows with a label
-  std::int64_t correct = 0;   // rows whose label is the (first) largest logit
+  double loss = 0;           // summed, natural logarithm
+  std::int64_t count = 0;    // rows with a label
+  std::int64_t correct = 0;  // rows whose label is the (first) largest logit
 };
 
 // row_loss [N] f32 (f64 with f64), may be absent: each row's loss, 0 for ignored rows.
@@ -31,8 +32,7 @@ Result forward(const Tensor& x, const Tensor& weight, std::span<const std::int32
                Tensor row_loss = {}, std::span<std::int32_t> row_best = {});
 
 // The same with gradients; dx and dW are added to.
-Result forward_backward(const Tensor& x, const Tensor& weight,
-                        std::span<const std::int32_t> labels, double scale, Tensor dx,
-                        Tensor dweight);
+Result forward_backward(const Tensor& x, const Tensor& weight, std::span<const std::int32_t> labels,
+                        double scale, Tensor dx, Tensor dweight);
 
 }  // namespace metala::cross_entropy

@@ -1,5 +1,5 @@
-// Dropout with a counter-based mask: element (n, i) of draw `stream` under `seed` is kept or dropped
-// by a pure function of those four, so the backward pass needs no stored mask.
+// Dropout with a counter-based mask: element (n, i) of draw `stream` under `seed` is kept or
+// dropped by a pure function of those four, so the backward pass needs no stored mask.
 //
 //   y = x * m / (1 - p),  m = 1 with probability 1 - p, else 0          dx += dy * m / (1 - p)
 //

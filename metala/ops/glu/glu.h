@@ -17,7 +17,18 @@
 
 namespace metala::glu {
 
-enum class Activation { silu, gelu, relu, elu, sigmoid, leak, one_plus_elu, two_plus_elu, sine, exp };
+enum class Activation {
+  silu,
+  gelu,
+  relu,
+  elu,
+  sigmoid,
+  leak,
+  one_plus_elu,
+  two_plus_elu,
+  sine,
+  exp
+};
 
 // "silu" or "swish", "gelu", "relu", "elu", "sigmoid", "leak", "1+elu", "2+elu", "sine", "exp".
 // Throws Error that lists the names for any other.

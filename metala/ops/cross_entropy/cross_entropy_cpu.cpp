@@ -1,0 +1,161 @@
+// Labelled rows are gathered into tiles. A tile's logits come from one matrix product, each row
+// becomes its own gradient in place (a thread owns a row), and two more products carry the tile
+// into dx and dW. The tile is sized to stay in the last-level cache.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "metala/ops/cross_entropy/cross_entropy_cpu.cpp"
+#include <hwy/foreach_target.h>  // compiles the lines below once per instruction set
+
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "metala/base/threads.h"
+#include "metala/device/cpu/matrix_product.h"
+#include "metala/device/cpu/vector-inl.h"
+#include "metala/ops/cross_entropy/cross_entropy_cpu.h"
+#include "metala/ops/linear/linear.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace metala::cross_entropy::cpu::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+using vector::HWY_NAMESPACE::Floats;
+using vector::HWY_NAMESPACE::for_lanes;
+using vector::HWY_NAMESPACE::sum_of;
+
+// Replaces a row of logits z by scale * (softmax(z) - onehot(label)), or leaves it alone when
+// `gradient` is false; returns the row's loss.
+float loss_row(float* z, std::size_t vocabulary, std::size_t label, std::size_t best, float scale,
+               bool gradient) {
+  const Floats d;
+  const float largest = z[best];
+  const float own = z[label];
+  const auto shift = hn::Set(d, largest);
+  const std::size_t width = hn::Lanes(d);
+  auto sums = hn::Zero(d);
+  std::size_t at = 0;
+  for (; at + width <= vocabulary; at += width) {
+    const auto e = hn::Exp(d, hn::Sub(hn::LoadU(d, z + at), shift));
+    sums = hn::Add(sums, e);
+    if (gradient) hn::StoreU(e, d, z + at);
+  }
+  float sum = sum_of(sums);
+  for (; at < vocabulary; ++at) {
+    const float e = std::exp(z[at] - largest);
+    sum += e;
+    if (gradient) z[at] = e;
+  }
+  if (gradient) {
+    const auto share = hn::Set(d, scale / sum);
+    for_lanes(vocabulary, [&](auto lanes) { lanes.store(hn::Mul(lanes.load(z), share), z); });
+    z[label] -= scale;
+  }
+  return std::log(sum) + (largest - own);
+}
+
+// The first largest element; a NaN anywhere is returned as the place of a NaN.
+std::size_t first_largest(const float* z, std::size_t n) {
+  const Floats d;
+  const std::size_t width = hn::Lanes(d);
+  auto most = hn::Set(d, z[0]);
+  std::size_t at = 0;
+  for (; at + width <= n; at += width) most = hn::Max(most, hn::LoadU(d, z + at));
+  float largest = hn::GetLane(hn::MaxOfLanes(d, most));
+  for (; at < n; ++at) largest = std::max(largest, z[at]);
+  for (std::size_t i = 0; i < n; ++i) {
+    if (!(z[i] < largest)) return i;
+  }
+  return 0;
+}
+
+}  // namespace metala::cross_entropy::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace metala::cross_entropy::cpu {
+HWY_EXPORT(loss_row);
+HWY_EXPORT(first_largest);
+
+namespace {
+
+// Elements of a tile of logits: 16 MiB of float32, within a server's last-level cache, and enough
+// rows for the products to run at speed at any vocabulary up to 60,000.
+constexpr std::int64_t tile_elements = 4 << 20;
+constexpr std::int64_t fewest_rows = 64;
+constexpr std::int64_t most_rows = 1024;
+
+std::int64_t rows_of_tile(std::int64_t vocabulary) {
+  return std::clamp(tile_elements / vocabulary, fewest_rows, most_rows);
+}
+
+}  // namespace
+
+Result run(const Tensor& x, const Tensor& weight, std::span<const std::int32_t> labels,
+           double scale, const Tensor& dx, const Tensor& dweight, const Tensor& row_loss,
+           std::span<std::int32_t> row_best) {
+  const std::int64_t vocabulary = weight.size(0);
+  const std::int64_t width = weight.size(1);
+  const bool gradient = dx.defined();
+  if (row_loss.defined()) row_loss.fill_zero();
+  std::fill(row_best.begin(), row_best.end(), -1);
+  std::vector<std::int64_t> rows;
+  for (std::size_t n = 0; n < labels.size(); ++n) {
+    if (labels[n] >= 0) rows.push_back(static_cast<std::int64_t>(n));
+  }
+  Result result;
+  if (rows.empty()) return result;
+
+  const std::int64_t tile =
+      std::min(rows_of_tile(vocabulary), static_cast<std::int64_t>(rows.size()));
+  const Tensor inputs = Tensor::uninitialized({tile, width});
+  const Tensor logits = Tensor::uninitialized({tile, vocabulary});
+  const Tensor dinputs = gradient ? Tensor::uninitialized({tile, width}) : Tensor();
+  std::vector<float> losses(static_cast<std::size_t>(tile));
+  std::vector<std::size_t> best(static_cast<std::size_t>(tile));
+  const auto find_best = HWY_DYNAMIC_DISPATCH(first_largest);
+  const auto finish_row = HWY_DYNAMIC_DISPATCH(loss_row);
+
+  for (std::size_t start = 0; start < rows.size(); start += static_cast<std::size_t>(tile)) {
+    const std::int64_t count = std::min(tile, static_cast<std::int64_t>(rows.size() - start));
+    const std::int64_t* own = rows.data() + start;
+    const Tensor in = inputs.rows(0, count);
+    const Tensor z = logits.rows(0, count);
+    for (std::int64_t i = 0; i < count; ++i) in.row(i).copy_from(x.row(own[i]));
+    linear::forward(in, weight, {}, z);
+    parallel_ranges(count, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) {
+        const auto at = static_cast<std::size_t>(i);
+        float* row = z.data<float>() + i * z.stride(0);
+        best[at] = find_best(row, static_cast<std::size_t>(vocabulary));
+        losses[at] = finish_row(row, static_cast<std::size_t>(vocabulary),
+                                static_cast<std::size_t>(labels[static_cast<std::size_t>(own[i])]),
+                                best[at], static_cast<float>(scale), gradient);
+      }
+    });
+    for (std::int64_t i = 0; i < count; ++i) {
+      const auto at = static_cast<std::size_t>(i);
+      const auto n = static_cast<std::size_t>(own[i]);
+      result.loss += static_cast<double>(losses[at]);
+      ++result.count;
+      result.correct += best[at] == static_cast<std::size_t>(labels[n]) ? 1 : 0;
+      if (row_loss.defined()) row_loss.data<float>()[n] = losses[at];
+      if (!row_best.empty()) row_best[n] = static_cast<std::int32_t>(best[at]);
+    }
+    if (!gradient) continue;
+    const Tensor din = dinputs.rows(0, count);
+    matrix_product(z, Transpose::no, weight, Transpose::no, 0.0f, din);
+    matrix_product(z, Transpose::yes, in, Transpose::no, 1.0f, dweight);
+    parallel_ranges(count, 16, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) {
+        const float* from = din.data<float>() + i * din.stride(0);
+        float* to = dx.data<float>() + own[i] * dx.stride(0);
+        for (std::int64_t c = 0; c < width; ++c) to[c] += from[c];
+      }
+    });
+  }
+  return result;
+}
+
+}  // namespace metala::cross_entropy::cpu
+#endif

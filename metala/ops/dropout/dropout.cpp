@@ -1,0 +1,59 @@
+#include "metala/ops/dropout/dropout.h"
+
+#include "metala/base/random.h"
+#include "metala/base/threads.h"
+
+namespace metala::dropout {
+namespace {
+
+void check(const Mask& mask, const Tensor& from, const Tensor& to) {
+  require(mask.probability >= 0 && mask.probability < 1,
+          "dropout: probability {}; wanted 0 or more and less than 1", mask.probability);
+  require(from.defined() && from.rank() == 2 &&
+              (from.dtype() == DType::f32 || from.dtype() == DType::f64),
+          "dropout: x must be a matrix [N, d] of f32 or f64");
+  check_tensor("dropout: x", from, from.shape(), from.dtype());
+  check_tensor("dropout: y", to, from.shape(), from.dtype());
+}
+
+// write(to, kept value) for every element; four decisions come from one block of random bits.
+template <class T, class Write>
+void apply(const Mask& mask, const Tensor& from, const Tensor& to, Write write) {
+  const Philox random(mask.seed, mask.stream);
+  const auto threshold = static_cast<std::uint64_t>(mask.probability * 0x1p32);
+  const T scale = static_cast<T>(1 / (1 - mask.probability));
+  const std::int64_t width = from.size(1);
+  parallel_ranges(from.size(0), 4, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t n = begin; n < end; ++n) {
+      const T* in = from.data<T>() + n * from.stride(0);
+      T* out = to.data<T>() + n * to.stride(0);
+      const auto blocks = static_cast<std::uint64_t>(n * ((width + 3) / 4));
+      for (std::int64_t i = 0; i < width; i += 4) {
+        const auto bits = random.block(blocks + static_cast<std::uint64_t>(i / 4));
+        for (std::int64_t j = i; j < width && j < i + 4; ++j) {
+          const bool kept = bits[static_cast<std::size_t>(j - i)] >= threshold;
+          write(out[j], kept ? in[j] * scale : T{0});
+        }
+      }
+    }
+  });
+}
+
+template <class Write>
+void dispatch(const Mask& mask, const Tensor& from, const Tensor& to, Write write) {
+  check(mask, from, to);
+  if (from.dtype() == DType::f64) return apply<double>(mask, from, to, write);
+  return apply<float>(mask, from, to, write);
+}
+
+}  // namespace
+
+void forward(const Mask& mask, const Tensor& x, Tensor y) {
+  dispatch(mask, x, y, [](auto& out, auto value) { out = value; });
+}
+
+void backward(const Mask& mask, const Tensor& dy, Tensor dx) {
+  dispatch(mask, dy, dx, [](auto& out, auto value) { out += value; });
+}
+
+}  // namespace metala::dropout

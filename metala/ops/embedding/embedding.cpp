@@ -1,0 +1,82 @@
+#include "metala/ops/embedding/embedding.h"
+
+#include "metala/base/threads.h"
+
+namespace metala::embedding {
+namespace {
+
+void check_ids(std::span<const std::int32_t> ids, std::int64_t rows) {
+  for (std::size_t n = 0; n < ids.size(); ++n) {
+    require(ids[n] >= 0 && ids[n] < rows, "embedding: id {} at position {}; the table has {} rows",
+            ids[n], n, rows);
+  }
+}
+
+// T: what is computed in; W: what the table holds. Plain copies: the same code is the definition
+// (in double) and the fast form (memory-bound as it stands).
+template <class T, class W>
+void look_up(std::span<const std::int32_t> ids, const Tensor& table, double scale,
+             const Tensor& y) {
+  const std::int64_t width = table.size(1);
+  parallel_ranges(
+      static_cast<std::int64_t>(ids.size()), 64, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t n = begin; n < end; ++n) {
+          const W* from = table.data<W>() + ids[static_cast<std::size_t>(n)] * table.stride(0);
+          T* to = y.data<T>() + n * y.stride(0);
+          for (std::int64_t i = 0; i < width; ++i) {
+            to[i] = static_cast<T>(from[i]) * static_cast<T>(scale);
+          }
+        }
+      });
+}
+
+// Threads own columns, so repeated ids add up in the order of positions whatever their number.
+template <class T>
+void scatter(std::span<const std::int32_t> ids, const Tensor& dy, double scale,
+             const Tensor& dtable, std::int32_t frozen_id) {
+  parallel_ranges(dtable.size(1), 64, [&](std::int64_t begin, std::int64_t end) {
+    for (std::size_t n = 0; n < ids.size(); ++n) {
+      if (ids[n] == frozen_id) continue;
+      const T* from = dy.data<T>() + static_cast<std::int64_t>(n) * dy.stride(0);
+      T* to = dtable.data<T>() + ids[n] * dtable.stride(0);
+      for (std::int64_t i = begin; i < end; ++i) to[i] += static_cast<T>(scale) * from[i];
+    }
+  });
+}
+
+}  // namespace
+
+void forward(std::span<const std::int32_t> ids, const Tensor& table, double scale, Tensor y) {
+  require(table.defined() && table.rank() == 2, "embedding: table must be a matrix [V, d]");
+  check_tensor("embedding: table", table, table.shape(), table.dtype());
+  const DType type = table.dtype() == DType::f64 ? DType::f64 : DType::f32;
+  check_tensor("embedding: y", y, {static_cast<std::int64_t>(ids.size()), table.size(1)}, type);
+  check_ids(ids, table.size(0));
+  switch (table.dtype()) {
+    case DType::f64:
+      return look_up<double, double>(ids, table, scale, y);
+    case DType::f32:
+      return look_up<float, float>(ids, table, scale, y);
+    case DType::bf16:
+      return look_up<float, bf16>(ids, table, scale, y);
+    case DType::f16:
+      return look_up<float, f16>(ids, table, scale, y);
+    default:
+      fail("embedding: table is {}; wanted f32, bf16, f16 or f64", name_of(table.dtype()));
+  }
+}
+
+void backward(std::span<const std::int32_t> ids, const Tensor& dy, double scale, Tensor dtable,
+              std::int32_t frozen_id) {
+  require(dtable.defined() && dtable.rank() == 2, "embedding: dtable must be a matrix [V, d]");
+  require(dtable.dtype() == DType::f32 || dtable.dtype() == DType::f64,
+          "embedding: dtable is {}; wanted f32 or f64", name_of(dtable.dtype()));
+  check_tensor("embedding: dtable", dtable, dtable.shape(), dtable.dtype());
+  check_tensor("embedding: dy", dy, {static_cast<std::int64_t>(ids.size()), dtable.size(1)},
+               dtable.dtype());
+  check_ids(ids, dtable.size(0));
+  if (dtable.dtype() == DType::f64) return scatter<double>(ids, dy, scale, dtable, frozen_id);
+  return scatter<float>(ids, dy, scale, dtable, frozen_id);
+}
+
+}  // namespace metala::embedding
