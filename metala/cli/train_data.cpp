@@ -1,0 +1,145 @@
+#include "metala/cli/train_data.h"
+
+#include <fmt/format.h>
+
+#include <filesystem>
+
+#include "metala/base/error.h"
+#include "metala/io/file.h"
+#include "metala/train/progress.h"
+
+namespace metala::cli {
+namespace {
+
+constexpr std::size_t vocabulary_text = std::size_t{24} << 20;  // plenty for any small vocabulary
+constexpr std::size_t batch_bytes = std::size_t{8} << 20;       // tokenised at a time
+constexpr std::size_t largest_model = std::size_t{256} << 20;
+
+// The first texts of the inputs, for learning a vocabulary: every n-th document so that the sample
+// spans them all.
+std::vector<std::string> sample_texts(const TextDataOptions& options) {
+  const auto stride = std::max<std::uint64_t>(1, total_bytes(options.inputs) / vocabulary_text);
+  std::vector<std::string> texts;
+  std::uint64_t index = 0;
+  read_documents(options.inputs, options.documents, [&](Document d) {
+    if (index++ % stride == 0) texts.push_back(std::move(d.text));
+  });
+  return texts;
+}
+
+std::unique_ptr<Tokenizer> trained_vocabulary(const TextDataOptions& options) {
+  fmt::print(stderr, "learning a vocabulary of {} pieces\n", options.vocabulary);
+  const auto texts = sample_texts(options);
+  std::size_t at = 0;
+  const auto next = [&](std::string& text) {
+    if (at == texts.size()) return false;
+    text = texts[at++];
+    return true;
+  };
+  return sentencepiece_tokenizer(train_sentencepiece(next, options.vocabulary, vocabulary_text),
+                                 "the trained vocabulary");
+}
+
+// Tokenises documents as they come, a few megabytes at a time on all threads.
+class StreamBuilder {
+ public:
+  explicit StreamBuilder(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
+
+  void add(Document document) {
+    if (!document.labels.empty()) {
+      flush();
+      require(stream_.tokens.empty() == stream_.labels.empty(),
+              "train: documents with labels and without cannot be mixed");
+      for (const auto id : document.ids) {
+        require(id >= 0, "train: a document's ids hold {}; only labels may be -100", id);
+      }
+      stream_.tokens.insert(stream_.tokens.end(), document.ids.begin(), document.ids.end());
+      stream_.labels.insert(stream_.labels.end(), document.labels.begin(), document.labels.end());
+      return;
+    }
+    if (document.text.empty()) return;
+    waiting_bytes_ += document.text.size();
+    texts_.push_back(std::move(document.text));
+    if (waiting_bytes_ >= batch_bytes) flush();
+  }
+
+  TokenStream finish() {
+    flush();
+    return std::move(stream_);
+  }
+
+ private:
+  void flush() {
+    if (texts_.empty()) return;
+    require(stream_.labels.empty(), "train: documents with labels and without cannot be mixed");
+    for (const auto& ids : tokenizer_.encode_all(texts_)) {
+      stream_.tokens.insert(stream_.tokens.end(), ids.begin(), ids.end());
+      stream_.tokens.push_back(tokenizer_.eos());
+    }
+    stream_.bytes += static_cast<std::int64_t>(waiting_bytes_);
+    texts_.clear();
+    waiting_bytes_ = 0;
+  }
+
+  const Tokenizer& tokenizer_;
+  TokenStream stream_;
+  std::vector<std::string> texts_;
+  std::size_t waiting_bytes_ = 0;
+};
+
+TokenStream tokenised(const std::vector<std::string>& inputs, const DocumentOptions& options,
+                      const Tokenizer& tokenizer) {
+  const auto total = static_cast<double>(total_bytes(inputs)) / 1e6;
+  ProgressBar bar("reading text", total, "MB");
+  StreamBuilder builder(tokenizer);
+  read_documents(
+      inputs, options, [&](Document d) { builder.add(std::move(d)); },
+      [&](std::uint64_t bytes) { bar.update(static_cast<double>(bytes) / 1e6); });
+  return builder.finish();
+}
+
+// Cuts the end of a stream off for validation.
+TokenStream split_off(TokenStream& training, double share) {
+  TokenStream validation;
+  const auto count = static_cast<double>(training.tokens.size());
+  const auto keep = static_cast<std::size_t>(count * (1 - share));
+  const auto cut = [keep](std::vector<std::int32_t>& from) {
+    std::vector<std::int32_t> tail(from.begin() + static_cast<std::ptrdiff_t>(keep), from.end());
+    from.resize(keep);
+    return tail;
+  };
+  validation.tokens = cut(training.tokens);
+  if (!training.labels.empty()) validation.labels = cut(training.labels);
+  // Bytes by the share of tokens: exact bytes would need the cut to fall between documents.
+  validation.bytes = static_cast<std::int64_t>(static_cast<double>(training.bytes) * share);
+  training.bytes -= validation.bytes;
+  return validation;
+}
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> tokenizer_for_training(const TextDataOptions& options,
+                                                  const std::string& reuse) {
+  if (!reuse.empty()) return open_tokenizer(reuse);
+  if (options.tokenizer == "bytes") return byte_tokenizer();
+  if (options.tokenizer == "sentencepiece") return trained_vocabulary(options);
+  require(std::filesystem::exists(options.tokenizer),
+          "train: --tokenizer {} is neither bytes, sentencepiece, nor a file or folder",
+          options.tokenizer);
+  if (std::filesystem::is_directory(options.tokenizer)) return open_tokenizer(options.tokenizer);
+  return sentencepiece_tokenizer(read_file(options.tokenizer, largest_model), options.tokenizer);
+}
+
+std::unique_ptr<TextTask> text_task(const TextDataOptions& options, const Tokenizer& tokenizer) {
+  TokenStream training = tokenised(options.inputs, options.documents, tokenizer);
+  TokenStream validation = options.validation_inputs.empty()
+                               ? split_off(training, options.validation_share)
+                               : tokenised(options.validation_inputs, options.documents, tokenizer);
+  fmt::print(stderr, "training on {} tokens ({:.2f} bytes each), validating on {}\n",
+             training.tokens.size(),
+             static_cast<double>(training.bytes) / static_cast<double>(training.tokens.size()),
+             validation.tokens.size());
+  return std::make_unique<TextTask>(std::move(training), std::move(validation), options.task);
+}
+
+}  // namespace metala::cli

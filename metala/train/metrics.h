@@ -1,0 +1,38 @@
+// Metrics: what a run measured, one record a step, into metrics.jsonl (the run's own truth) and
+// TensorBoard events.
+#pragma once
+
+#include <cstdint>
+#include <fstream>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "metala/train/tensorboard.h"
+
+namespace metala {
+
+using MetricValues = std::vector<std::pair<std::string, double>>;
+
+class Metrics {
+ public:
+  // Goes on with RUN/metrics.jsonl after `step` steps: records of later steps, left by a run that
+  // was killed after its last checkpoint, are dropped. Throws Error if the folder cannot be
+  // written or the file is not one of ours.
+  Metrics(const std::string& run, std::int64_t step);
+
+  // Flushed at once. Not-a-number values are written as null.
+  void record(std::int64_t step, const MetricValues& values);
+
+ private:
+  std::string path_;
+  std::ofstream lines_;
+  TensorBoardWriter events_;
+};
+
+// The points (step, value) of one metric in a metrics.jsonl.
+std::vector<std::pair<double, double>> read_metric(const std::string& path,
+                                                   const std::string& name);
+
+}  // namespace metala

@@ -1,0 +1,136 @@
+#include "metala/train/run_folder.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "metala/base/error.h"
+#include "metala/io/file.h"
+#include "metala/io/json.h"
+#include "metala/io/safetensors.h"
+#include "metala/model/checkpoint.h"
+
+namespace metala {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* marker = "COMPLETE";
+constexpr std::size_t largest_json = std::size_t{16} << 20;
+
+std::string folder_name(std::int64_t step) {
+  return fmt::format("step-{:08}", step);
+}
+
+// The step of a folder named step-N; -1 for any other name.
+std::int64_t step_of(const std::string& name) {
+  constexpr std::string_view prefix = "step-";
+  if (!name.starts_with(prefix) || name.size() == prefix.size() || name.size() > 23) return -1;
+  const std::string digits = name.substr(prefix.size());
+  if (digits.find_first_not_of("0123456789") != std::string::npos) return -1;
+  return std::stoll(digits);
+}
+
+// Whether the folder holds the files that its marker lists, at the sizes it lists.
+bool complete(const fs::path& folder) {
+  const fs::path path = folder / marker;
+  std::error_code failure;
+  if (!fs::is_regular_file(path, failure)) return false;
+  try {
+    const auto sizes = parse_json(read_file(path.string(), largest_json), path.string());
+    for (const auto& [name, size] : sizes.items()) {
+      if (fs::file_size(folder / name, failure) != size.get<std::uint64_t>() || failure) {
+        return false;
+      }
+    }
+  } catch (const std::exception&) {
+    return false;
+  }
+  return true;
+}
+
+std::vector<RunCheckpoint> checkpoints(const std::string& run) {
+  std::vector<RunCheckpoint> all;
+  std::error_code failure;
+  for (const auto& entry : fs::directory_iterator(run, failure)) {
+    const std::int64_t step = step_of(entry.path().filename().string());
+    if (step >= 0 && complete(entry.path())) all.push_back({step, entry.path().string()});
+  }
+  std::sort(all.begin(), all.end(),
+            [](const RunCheckpoint& a, const RunCheckpoint& b) { return a.step < b.step; });
+  return all;
+}
+
+void write_marker(const fs::path& folder) {
+  nlohmann::ordered_json sizes = nlohmann::ordered_json::object();
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(folder)) files.push_back(entry.path());
+  std::sort(files.begin(), files.end());
+  for (const auto& file : files) sizes[file.filename().string()] = fs::file_size(file);
+  write_file_atomically((folder / marker).string(), sizes.dump(2) + "\n");
+}
+
+}  // namespace
+
+std::optional<RunCheckpoint> newest_checkpoint(const std::string& run) {
+  const auto all = checkpoints(run);
+  if (all.empty()) return std::nullopt;
+  return all.back();
+}
+
+void save_checkpoint_of_run(const std::string& run, std::int64_t step, const RunState& state,
+                            const std::function<void(const std::string& folder)>& save_tokenizer,
+                            std::int64_t keep) {
+  const fs::path place = fs::path(run) / folder_name(step);
+  const fs::path aside = place.string() + ".partial";
+  std::error_code failure;
+  fs::remove_all(aside, failure);
+  fs::create_directories(aside, failure);
+  require(!failure, "{}: cannot create: {}", aside.string(), failure.message());
+  try {
+    save_checkpoint(aside.string(), state.config, state.parameters);
+    if (save_tokenizer) save_tokenizer(aside.string());
+    write_safetensors((aside / "optimizer.safetensors").string(), state.optimizer, {});
+    write_file_atomically((aside / "trainer.json").string(), state.trainer_json);
+    write_marker(aside);
+    fs::remove_all(place);  // a folder of that name is incomplete, or this very step saved before
+    fs::rename(aside, place);
+  } catch (const fs::filesystem_error& e) {
+    fs::remove_all(aside, failure);
+    fail("{}: cannot save: {}", place.string(), e.what());
+  } catch (...) {
+    fs::remove_all(aside, failure);
+    throw;
+  }
+  sync_folder(run);
+  const auto all = checkpoints(run);
+  for (std::size_t i = 0; keep > 0 && i + static_cast<std::size_t>(keep) < all.size(); ++i) {
+    fs::remove_all(all[i].folder, failure);
+  }
+}
+
+RunState load_checkpoint_of_run(const RunCheckpoint& from) {
+  RunState state;
+  const Checkpoint checkpoint = load_checkpoint(from.folder);
+  state.config = checkpoint.config;
+  for (const auto& [name, tensor] : checkpoint.tensors) {
+    state.parameters.emplace(name, tensor.cast(DType::f32));  // mapped memory cannot be trained
+  }
+  const auto file = SafetensorsFile::open(from.folder + "/optimizer.safetensors");
+  for (const auto& [name, info] : file.tensors()) state.optimizer.emplace(name, file.tensor(name));
+  state.trainer_json = read_file(from.folder + "/trainer.json", largest_json);
+  return state;
+}
+
+std::string resolve_model_folder(const std::string& named) {
+  require(fs::exists(named), "{}: no such folder", named);
+  if (fs::exists(fs::path(named) / "config.json")) return named;
+  const auto newest = newest_checkpoint(named);
+  require(newest.has_value(),
+          "{}: is neither a model folder (no config.json) nor a run with a complete checkpoint",
+          named);
+  return newest->folder;
+}
+
+}  // namespace metala

@@ -1,0 +1,94 @@
+#include "metala/train/tensorboard.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <array>
+#include <bit>
+#include <chrono>
+
+#include "metala/base/error.h"
+
+namespace metala {
+namespace {
+
+// Little-endian bytes of a number.
+template <class T>
+std::string raw(T value) {
+  const auto bytes = std::bit_cast<std::array<char, sizeof(T)>>(value);
+  return {bytes.data(), bytes.size()};
+}
+
+std::string varint(std::uint64_t value) {
+  std::string out;
+  for (; value >= 0x80; value >>= 7) out.push_back(static_cast<char>((value & 0x7f) | 0x80));
+  out.push_back(static_cast<char>(value));
+  return out;
+}
+
+// A field that holds bytes: strings and nested messages.
+std::string bytes_field(int number, std::string_view value) {
+  return static_cast<char>(number << 3 | 2) + varint(value.size()) + std::string(value);
+}
+
+std::string wall_time_field(double seconds) {
+  return '\x09' + raw(seconds);
+}
+
+std::uint32_t masked_crc(std::string_view bytes) {
+  return std::rotr(crc32c(bytes), 15) + 0xa282ead8u;
+}
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+}  // namespace
+
+std::uint32_t crc32c(std::string_view bytes) {
+  static const auto table = [] {
+    std::array<std::uint32_t, 256> t{};
+    for (std::uint32_t i = 0; i < 256; ++i) {
+      std::uint32_t c = i;
+      for (int bit = 0; bit < 8; ++bit) c = (c >> 1) ^ ((c & 1) != 0 ? 0x82f63b78u : 0);
+      t[i] = c;
+    }
+    return t;
+  }();
+  std::uint32_t c = 0xffffffffu;
+  for (const char byte : bytes) {
+    c = (c >> 8) ^ table[(c ^ static_cast<unsigned char>(byte)) & 0xff];
+  }
+  return ~c;
+}
+
+std::string tensorboard_record(std::string_view event) {
+  const std::string length = raw(static_cast<std::uint64_t>(event.size()));
+  return length + raw(masked_crc(length)) + std::string(event) + raw(masked_crc(event));
+}
+
+std::string version_event(double wall_time) {
+  return wall_time_field(wall_time) + bytes_field(3, "brain.Event:2");
+}
+
+std::string scalar_event(double wall_time, std::int64_t step, std::string_view tag, float value) {
+  const std::string entry = bytes_field(1, tag) + '\x15' + raw(value);
+  return wall_time_field(wall_time) + '\x10' + varint(static_cast<std::uint64_t>(step)) +
+         bytes_field(5, bytes_field(1, entry));
+}
+
+TensorBoardWriter::TensorBoardWriter(const std::string& folder) {
+  std::array<char, 256> host{};
+  gethostname(host.data(), host.size() - 1);
+  const std::string path = fmt::format("{}/events.out.tfevents.{:010}.{}.{}", folder,
+                                       static_cast<std::int64_t>(now()), host.data(), getpid());
+  out_.open(path, std::ios::binary | std::ios::app);
+  require(out_.good(), "{}: cannot write", path);
+  out_ << tensorboard_record(version_event(now()));
+}
+
+void TensorBoardWriter::scalar(std::int64_t step, std::string_view tag, double value) {
+  out_ << tensorboard_record(scalar_event(now(), step, tag, static_cast<float>(value)));
+}
+
+}  // namespace metala
