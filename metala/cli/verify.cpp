@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "metala/base/error.h"
 #include "metala/cli/commands.h"
 #include "metala/eval/verify.h"
 
