@@ -52,7 +52,8 @@ function(metala_room_benchmarks room)
   file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/metala/${room}/*.cpp)
   add_library(metala_benchmarks OBJECT ${benches} ${sources})
   target_link_libraries(metala_benchmarks
-    PRIVATE metala metala_options OpenMP::OpenMP_CXX benchmark::benchmark PkgConfig::openblas)
+    PRIVATE metala metala_options OpenMP::OpenMP_CXX benchmark::benchmark PkgConfig::openblas
+            PkgConfig::hwy)
 endfunction()
 
 function(metala_program room)

@@ -8,7 +8,7 @@
 #include <cstdint>
 
 #include "metala/base/tensor.h"
-#include "metala/base/threads.h"
+#include "metala/bench/read_memory.h"
 
 namespace metala::bench {
 namespace {
@@ -24,29 +24,13 @@ double median(std::vector<double> samples) {
   return samples[samples.size() / 2];
 }
 
-// Adds up a range with eight vector sums in flight. Plain loads in order: the hardware
-// prefetcher does the rest, and on the machines measured no software prefetch, second stream or
-// huge page was faster.
-std::int64_t add_up(const std::int64_t* data, std::int64_t count) {
-  constexpr int lanes = 16;
-  std::int64_t sums[lanes] = {};
-  std::int64_t i = 0;
-  for (; i + lanes <= count; i += lanes) {
-    for (int l = 0; l < lanes; ++l) sums[l] += data[i + l];
-  }
-  std::int64_t total = 0;
-  for (; i < count; ++i) total += data[i];
-  for (const auto s : sums) total += s;
-  return total;
-}
-
 std::vector<double> read_samples() {
-  constexpr std::int64_t words = std::int64_t{64} << 20;  // 512 MiB
+  constexpr std::int64_t words = std::int64_t{128} << 20;  // 512 MiB
   constexpr int passes = 9;
-  const Tensor buffer = Tensor::zeros({words}, DType::i64);
-  const std::int64_t* data = buffer.data<std::int64_t>();
+  const Tensor buffer = Tensor::zeros({words});
+  const float* data = buffer.data<float>();
   std::vector<double> samples;
-  std::int64_t total = 0;
+  float total = 0;
   for (int pass = 0; pass <= passes; ++pass) {
     const auto start = Clock::now();
 #pragma omp parallel reduction(+ : total)
@@ -54,11 +38,12 @@ std::vector<double> read_samples() {
       const std::int64_t rank = omp_get_thread_num();
       const std::int64_t team = omp_get_num_threads();
       const std::int64_t begin = words * rank / team;
-      total += add_up(data + begin, words * (rank + 1) / team - begin);
+      const std::int64_t end = words * (rank + 1) / team;
+      total += add_up(data + begin, static_cast<std::size_t>(end - begin));
     }
-    if (pass > 0) samples.push_back(static_cast<double>(words) * 8 / seconds_since(start));
+    if (pass > 0) samples.push_back(static_cast<double>(words) * 4 / seconds_since(start));
   }
-  // The sum is zero; using it keeps the loads.
+  // The sum is zero; using it keeps the loads from being optimised away.
   if (total != 0) samples.clear();
   return samples;
 }
