@@ -26,6 +26,7 @@ struct WholeLanes {
   std::size_t at;
   HWY_INLINE Float load(const float* row) const { return hn::LoadU(Floats(), row + at); }
   HWY_INLINE void store(Float v, float* row) const { hn::StoreU(v, Floats(), row + at); }
+  HWY_INLINE Float keep(Float v) const { return v; }  // zero past the row's end
 };
 
 struct TailLanes {
@@ -36,6 +37,9 @@ struct TailLanes {
   }
   HWY_INLINE void store(Float v, float* row) const {
     hn::BlendedStore(v, hn::FirstN(Floats(), count), Floats(), row + at);
+  }
+  HWY_INLINE Float keep(Float v) const {
+    return hn::IfThenElseZero(hn::FirstN(Floats(), count), v);
   }
 };
 
