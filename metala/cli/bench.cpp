@@ -11,6 +11,7 @@
 #include "metala/base/threads.h"
 #include "metala/bench/machine_limits.h"
 #include "metala/bench/workloads.h"
+#include "metala/cli/checks.h"
 #include "metala/cli/commands.h"
 
 namespace metala::cli {
@@ -168,14 +169,14 @@ void add_bench(CLI::App& app) {
       ->capture_default_str()
       ->check(CLI::IsMember({"f32", "bf16", "f16"}));
   const auto count = [&](const char* name, std::int64_t& value, const char* help) {
-    command->add_option(name, value, help)->capture_default_str()->check(CLI::PositiveNumber);
+    command->add_option(name, value, help)->capture_default_str()->check(positive());
   };
   count("--batch", o.batch, "decode: sequences at once");
   command
       ->add_option("--context", o.contexts,
                    "decode: tokens read before the timed steps; several values make several rows")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(not_negative());
   count("--steps", o.steps, "decode: timed steps");
   count("--tokens", o.tokens, "prefill: tokens; train: tokens of a sequence");
   count("--sequences", o.sequences, "train: sequences in a step");

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "metala/cli/checks.h"
 #include "metala/cli/commands.h"
 #include "metala/cli/loaded_model.h"
 #include "metala/generate/generator.h"
@@ -267,7 +268,7 @@ void add_generate(CLI::App& app) {
   command->add_option("--prompt-lines", o.prompt_lines, "A file with a prompt on each line");
   command->add_option("-n,--max-tokens", o.generation.max_tokens, "Tokens to draw at most")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(not_negative());
   auto& sampling = o.generation.sampling;
   command->add_flag("--greedy", o.greedy, "Always take the likeliest token");
   command->add_option("--temperature", sampling.temperature, "0 is greedy")->capture_default_str();
@@ -284,7 +285,7 @@ void add_generate(CLI::App& app) {
   command->add_option("--stop", o.stops, "Stop before this text; repeatable");
   command->add_flag("--ignore-end", o.ignore_end, "Do not stop at the end-of-text token");
   command->add_option("--seed", o.seed, "Seed of the draw; default: a random one, printed")
-      ->check(CLI::NonNegativeNumber);
+      ->check(not_negative());
   command
       ->add_option("--logprobs", o.generation.log_probabilities,
                    "Report each token's log-probability and the n likeliest")

@@ -62,25 +62,34 @@ std::string nearest(const CLI::App& app, const std::string& word) {
 int misuse(const CLI::App& app, const std::string& problem) {
   const CLI::App* command = parsed_command(app);
   const std::string name = command == &app ? "metala" : "metala " + command->get_name();
-  fmt::print(stderr, "{}: {}. See {} --help.\n", name, problem, name);
+  const char* stop = problem.ends_with('?') ? "" : ".";
+  fmt::print(stderr, "{}: {}{} See {} --help.\n", name, problem, stop, name);
   return 2;
+}
+
+// "no option --foo; did you mean --for?"
+std::string unknown_word(const CLI::App& app, std::string word) {
+  word = word.substr(0, word.find('='));
+  const bool command = parsed_command(app) == &app;
+  const char* kind = word.starts_with("-") ? "option" : command ? "command" : "argument";
+  const std::string close = nearest(app, word);
+  return fmt::format("no {} {}{}", kind, word,
+                     close.empty() ? "" : "; did you mean " + close + "?");
 }
 
 int report_parse_error(const CLI::App& app, const std::vector<std::string>& words,
                        const CLI::ParseError& error) {
-  if (dynamic_cast<const CLI::ExtrasError*>(&error) == nullptr) {
-    std::string problem = error.what();
-    std::replace(problem.begin(), problem.end(), '\n', ' ');
-    return misuse(app, problem);
-  }
   // CLI11 names everything left over; the first word is what the user needs to hear about.
-  const auto extras = app.remaining(true);
-  std::string word = extras.empty() ? words.back() : extras.front();
-  word = word.substr(0, word.find('='));
-  const bool option = word.starts_with("-");
-  const std::string close = nearest(app, word);
-  return misuse(app, fmt::format("no {} {}{}", option ? "option" : "argument or command", word,
-                                 close.empty() ? "" : "; did you mean " + close + "?"));
+  if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) {
+    return misuse(app, unknown_word(app, app.remaining(true).front()));
+  }
+  // A missing command, when there is a word, is a command that does not exist.
+  if (parsed_command(app) == &app && !words.empty()) {
+    return misuse(app, unknown_word(app, words.front()));
+  }
+  std::string problem = error.what();
+  std::replace(problem.begin(), problem.end(), '\n', ' ');
+  return misuse(app, problem);
 }
 
 int run(int argc, char** argv) {

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "metala/base/threads.h"
+#include "metala/cli/checks.h"
 #include "metala/cli/commands.h"
 #include "metala/cli/train_data.h"
 #include "metala/generate/generator.h"
@@ -386,7 +387,7 @@ void add_model_options(CLI::App& command, Options& o) {
       ->capture_default_str()
       ->check(CLI::IsMember({"nano", "tiny", "small", "medium", "360m"}));
   const auto size = [&](const char* name, std::int64_t& value, const char* help) {
-    command.add_option(name, value, help)->check(CLI::PositiveNumber);
+    command.add_option(name, value, help)->check(positive());
   };
   size("--width", o.width, "Model width d; default: the preset's");
   size("--layers", o.layers, "Layers");
@@ -400,33 +401,32 @@ void add_model_options(CLI::App& command, Options& o) {
 
 void add_optimizer_options(CLI::App& command, Options& o) {
   const auto count = [&](const char* name, std::int64_t& value, const char* help) {
-    command.add_option(name, value, help)->capture_default_str()->check(CLI::PositiveNumber);
+    command.add_option(name, value, help)->capture_default_str()->check(positive());
   };
   count("--sequence-length", o.data.task.length, "Tokens of a training sequence");
   command
       .add_option_function<std::int64_t>(
           "--sequences", [&o](std::int64_t n) { o.data.task.sequences = o.mqar.batch = n; },
           "Sequences in a micro batch (text: 16, mqar: 128)")
-      ->check(CLI::PositiveNumber);
+      ->check(positive());
   count("--accumulation", o.trainer.accumulation, "Micro batches in a step");
-  command.add_option("--steps", o.steps, "Steps of the whole run")->check(CLI::PositiveNumber);
-  command.add_option("--learning-rate", o.learning_rate, "Peak learning rate")
-      ->check(CLI::PositiveNumber);
+  command.add_option("--steps", o.steps, "Steps of the whole run")->check(positive());
+  command.add_option("--learning-rate", o.learning_rate, "Peak learning rate")->check(positive());
   command.add_option("--low-rate", o.low_rate, "Last learning rate; default: a tenth of the peak")
-      ->check(CLI::NonNegativeNumber);
-  command.add_option("--warmup", o.warmup, "Warmup steps")->check(CLI::NonNegativeNumber);
+      ->check(not_negative());
+  command.add_option("--warmup", o.warmup, "Warmup steps")->check(not_negative());
   command.add_option("--schedule", o.schedule, "cosine, linear, constant, wsd")
       ->capture_default_str()
       ->check(CLI::IsMember({"cosine", "linear", "constant", "wsd"}));
   command.add_option("--weight-decay", o.trainer.adamw.weight_decay, "Of matrices")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(not_negative());
   command.add_option("--beta2", o.trainer.adamw.beta2, "AdamW's second beta")
       ->capture_default_str()
       ->check(CLI::Range(0.0, 0.9999999));
   command.add_option("--clip", o.trainer.clip, "Largest gradient norm; 0: no clipping")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(not_negative());
   command.add_flag("--recompute", o.trainer.model.recompute_blocks,
                    "Less memory: run each block again in the backward pass");
   command.add_option("--seed", o.seed, "Of weights, order of data, dropout")->capture_default_str();
@@ -437,17 +437,17 @@ void add_run_options(CLI::App& command, Options& o) {
   command.add_flag("--resume", o.resume, "Go on from the newest complete checkpoint in --output");
   command.add_option("--validate-every", o.trainer.validate_every, "Steps; 0: only at the end")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(not_negative());
   command.add_option("--save-every", o.trainer.save_every, "Steps; 0: only at the end")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(not_negative());
   command.add_option("--keep", o.keep, "Checkpoints to keep; 0: all")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(not_negative());
   command
       .add_option("--sample-every", o.sample_every, "Show a sample every so many steps; 0: never")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(not_negative());
   command.add_option("--sample-prompt", o.sample_prompt, "What samples continue");
   command.add_option("--stop-at-accuracy", o.trainer.stop_at_accuracy,
                      "End once validation accuracy reaches this (mqar: 0.99)");

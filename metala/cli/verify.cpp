@@ -6,6 +6,7 @@
 #include <string>
 
 #include "metala/base/error.h"
+#include "metala/cli/checks.h"
 #include "metala/cli/commands.h"
 #include "metala/eval/verify.h"
 
@@ -75,7 +76,7 @@ void add_verify(CLI::App& app) {
       ->add_option("--tolerance", options->verify.tolerance,
                    "Bound on max |got - want| / max |want|, for each tensor")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(not_negative());
   command->add_option("--dtype", options->dtype, "Compute in f32 or f64")
       ->capture_default_str()
       ->check(CLI::IsMember({"f32", "f64"}));
