@@ -7,6 +7,7 @@
 #define METALA_ATTENTION_BLOCK_INL_H_
 #endif
 
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 #include <algorithm>
@@ -14,6 +15,7 @@
 
 #include "metala/device/cpu/vector-inl.h"
 #include "metala/ops/metala_attention/metala_attention_gates-inl.h"
+#include "metala/ops/metala_attention/metala_attention_local-inl.h"
 #include "metala/ops/metala_attention/metala_attention_product-inl.h"
 #include "metala/ops/metala_attention/metala_attention_scratch.h"
 
@@ -45,8 +47,15 @@ HWY_INLINE Passage passage(Float keep, Float lose) {
           hn::IfThenElse(remembers, hn::Neg(lose), keep)};
 }
 
+// What load() prepares: for the state's passage only; also for what the tokens read; also for the
+// gradients.
+enum class Purpose { state, outputs, gradients };
+
 // Takes tokens [first, first + 16) of the head, or as many as there are.
-inline void load(const Head<float>& h, std::int64_t first, Block& block) {
+template <Purpose purpose>
+HWY_NOINLINE void load(const Head<float>& h, std::int64_t first, Block& block) {
+  constexpr bool reads = purpose != Purpose::state;
+  constexpr bool differentiates = purpose == Purpose::gradients;
   const Floats d;
   const auto one = hn::Set(d, 1.0f);
   const auto inverse_temperature = hn::Set(d, 1 / h.temperature);
@@ -59,13 +68,17 @@ inline void load(const Head<float>& h, std::int64_t first, Block& block) {
       const Gate g = gate_at(h, first + t, lanes, inverse_temperature);
       kept = hn::Mul(kept, g.keep);
       lost = hn::NegMulAdd(g.lose, lost, hn::Add(lost, g.lose));  // 1 - (1 - lost)(1 - lose)
-      const auto q = lanes.load(h.q[first + t]);
-      lanes.store(q, block.q[t]);
       lanes.store(h.k ? lanes.load(h.k[first + t]) : g.lose, block.k[t]);
       lanes.store(g.keep, block.keep[t]);
-      lanes.store(g.slope, block.slope[t]);
-      lanes.store(kept, block.prefix[t]);
-      lanes.store(hn::Mul(q, kept), block.read[t]);
+      if constexpr (reads) {
+        const auto q = lanes.load(h.q[first + t]);
+        lanes.store(q, block.q[t]);
+        lanes.store(hn::Mul(q, kept), block.read[t]);
+      }
+      if constexpr (differentiates) {
+        lanes.store(g.slope, block.slope[t]);
+        lanes.store(kept, block.prefix[t]);
+      }
     }
     const Passage across = passage(kept, lost);
     lanes.store(across.stay, block.stay);
@@ -73,20 +86,45 @@ inline void load(const Head<float>& h, std::int64_t first, Block& block) {
     lanes.store(kept, block.total);
     kept = one;
     for (std::int64_t s = tokens - 1; s >= 0; --s) {
-      lanes.store(kept, block.suffix[s]);
+      if constexpr (differentiates) lanes.store(kept, block.suffix[s]);
       lanes.store(hn::Mul(lanes.load(block.k[s]), kept), block.write[s]);
       kept = hn::Mul(kept, lanes.load(block.keep[s]));
     }
   });
-  for (std::int64_t t = 0; t < tokens; ++t) {
-    std::memcpy(block.v[t], h.v[first + t],
-                static_cast<std::size_t>(h.value_width) * sizeof(float));
+  const auto bytes = static_cast<std::size_t>(h.value_width) * sizeof(float);
+  for (std::int64_t t = 0; t < tokens; ++t) std::memcpy(block.v[t], h.v[first + t], bytes);
+}
+
+// Asks for the rows of a later block, which lie in short pieces far apart, where the hardware does
+// not look ahead.
+inline void prefetch(Rows<const float> rows, std::int64_t first, std::int64_t end,
+                     std::int64_t width) {
+  for (std::int64_t t = first; t < end && rows; ++t) {
+    for (std::int64_t i = 0; i < width; i += static_cast<std::int64_t>(line)) {
+      hwy::Prefetch(rows[t] + i);
+    }
   }
+}
+
+inline void prefetch_block(const Head<float>& h, std::int64_t first) {
+  const auto end =
+      std::min<std::int64_t>(first + static_cast<std::int64_t>(block_tokens), h.tokens);
+  for (const auto& rows : {h.q, h.u, h.k}) prefetch(rows, first, end, h.key_width);
+  for (const auto& rows : {h.v, h.z}) prefetch(rows, first, end, h.value_width);
+}
+
+// The block's rows as the local parts take them; `first` as in load().
+inline LocalRows local_rows(const Block& block, std::int64_t first) {
+  return {first,
+          static_cast<std::int64_t>(block.tokens),
+          {block.q.data, block.q.stride},
+          {block.k.data, block.k.stride},
+          {block.v.data, block.v.stride}};
 }
 
 // scores[t, s] = sum_i q_t k_s a_{s+1} .. a_t for s <= t, else 0. The products grow along t, so
 // every factor is at most 1 whatever the gates are, and a decay of 0 needs no care.
-inline void score(Block& block) {
+inline HWY_NOINLINE void score(Block& block) {
   const Floats d;
   for (std::int64_t s = 0; s < static_cast<std::int64_t>(block.tokens); ++s) {
     std::fill_n(&block.scores[s][s + 1], block_tokens - static_cast<std::size_t>(s) - 1, 0.0f);
@@ -104,7 +142,7 @@ inline void score(Block& block) {
 }
 
 // What the state before the block becomes after it.
-HWY_INLINE void advance(const Block& block, Rows<float> before, Rows<float> after) {
+inline HWY_NOINLINE void advance(const Block& block, Rows<float> before, Rows<float> after) {
   const Floats d;
   product(
       block.keys, block.values, block.tokens, columns_of(block.write), block.v,
@@ -120,8 +158,8 @@ HWY_INLINE void advance(const Block& block, Rows<float> before, Rows<float> afte
 }
 
 // Copies the caller's [K, D] state into padded scratch; an absent one is zero.
-inline void take_state(const Head<float>& h, Rows<const float> from, const Block& block,
-                       Rows<float> to) {
+inline HWY_NOINLINE void take_state(const Head<float>& h, Rows<const float> from,
+                                    const Block& block, Rows<float> to) {
   std::memset(to.data, 0, block.keys * block.values * sizeof(float));
   for (std::int64_t i = 0; i < h.key_width && from; ++i) {
     std::memcpy(to[i], from[i], static_cast<std::size_t>(h.value_width) * sizeof(float));

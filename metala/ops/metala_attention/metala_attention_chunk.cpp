@@ -26,14 +26,15 @@ void read_block(float scale, ForwardScratch& block) {
           });
 }
 
+// Calls use(first) for every block once block.mixed holds what its tokens read.
 template <class Use>
 void walk(const Head<float>& h, ForwardScratch& block, Use use) {
-  for (std::int64_t b = 0; b < blocks_of(h.tokens); ++b) {
-    const auto first = b * static_cast<std::int64_t>(block_tokens);
-    load(h, first, block);
+  for (std::int64_t first = 0; first < h.tokens; first += block_tokens) {
+    load<Purpose::outputs>(h, first, block);
+    prefetch_block(h, first + static_cast<std::int64_t>(block_tokens));
     score(block);
     read_block(h.scale, block);
-    for (std::int64_t t = 0; t < static_cast<std::int64_t>(block.tokens); ++t) use(first + t, t);
+    use(first);
     advance(block, block.state, block.state);
   }
 }
@@ -43,23 +44,26 @@ void chunk_forward(const Head<float>& h, const HeadOutputs<float>& out, float* s
   ForwardScratch block(memory, static_cast<std::size_t>(h.key_width),
                        static_cast<std::size_t>(h.value_width));
   const auto width = static_cast<std::size_t>(h.value_width);
-  const Rows<float> from_the_right = out.mixed ? out.mixed : out.o;
+  // Where the recurrence runs both ways, what is read right to left waits in an output.
+  const Rows<float> waiting = out.mixed ? out.mixed : out.o;
   if (h.bidirectional) {
-    const Rows<float> mixed = reversed(from_the_right, h.tokens);
+    const Rows<float> rows = reversed(waiting, h.tokens);
     take_state(h, {}, block, block.state);
-    walk(reversed(h), block, [&](std::int64_t token, std::int64_t t) {
-      std::memcpy(mixed[token], block.mixed[t], width * sizeof(float));
+    walk(reversed(h), block, [&](std::int64_t first) {
+      for (std::int64_t t = 0; t < static_cast<std::int64_t>(block.tokens); ++t) {
+        std::memcpy(rows[first + t], block.mixed[t], width * sizeof(float));
+      }
     });
   }
   take_state(h, h.before, block, block.state);
-  walk(h, block, [&](std::int64_t token, std::int64_t t) {
-    float* c = block.mixed[t];
-    if (h.bidirectional) {
-      for_lanes(width, [&](auto lanes) {
-        lanes.store(hn::Add(lanes.load(c), lanes.load(from_the_right[token])), c);
+  walk(h, block, [&](std::int64_t first) {
+    const LocalRows rows = local_rows(block, first);
+    for (std::int64_t t = 0; t < rows.count && h.bidirectional; ++t) {
+      for_lanes(width, [&, c = block.mixed[t], other = waiting[first + t]](auto lanes) {
+        lanes.store(hn::Add(lanes.load(c), lanes.load(other)), c);
       });
     }
-    finish(h, out, token, block.q[t], block.k[t], c);
+    finish(h, out, rows, block.mixed);
   });
   for (std::int64_t i = 0; i < h.key_width && out.after; ++i) {
     std::memcpy(out.after[i], block.state[i], width * sizeof(float));

@@ -25,16 +25,19 @@ namespace hn = hwy::HWY_NAMESPACE;
 void backward_local(const Head<float>& h, const HeadGradients<float>& d, std::int64_t first,
                     bool owner, BackwardScratch& block) {
   const auto width = static_cast<std::size_t>(h.value_width);
-  for (std::int64_t t = 0; t < static_cast<std::int64_t>(block.tokens); ++t) {
-    float* dc = block.dmixed[t];
-    backward_norm(h, d, first + t, owner && d.z, dc);
-    std::fill_n(block.dv[t], width, 0.0f);
-    if (h.aug != nullptr && owner) {
-      const float s = augmentation_score(h, block.q[t], block.k[t]);
-      block.daugmentation[t] = backward_augmentation(s, block.v[t], width, dc, block.dv[t]);
-    }
-    const auto scale = hn::Set(Floats(), h.scale);
-    for_lanes(width, [&](auto lanes) { lanes.store(hn::Mul(lanes.load(dc), scale), dc); });
+  const LocalRows rows = local_rows(block, first);
+  backward_norm(h, d, rows, owner && d.z, block.dmixed);
+  if (h.aug != nullptr && owner) {
+    backward_augmentation(h, rows, {block.dmixed.data, block.dmixed.stride}, block.dv,
+                          block.daugmentation);
+  } else {
+    std::memset(block.dv.data, 0, block.tokens * block.values * sizeof(float));
+  }
+  const auto scale = hn::Set(Floats(), h.scale);
+  for (std::int64_t t = 0; t < rows.count; ++t) {
+    for_lanes(width, [&, row = block.dmixed[t]](auto lanes) {
+      lanes.store(hn::Mul(lanes.load(row), scale), row);
+    });
   }
 }
 
@@ -164,16 +167,16 @@ void walk_back(const Head<float>& h, const HeadGradients<float>& d, bool owner,
   const auto start_of = [&](std::int64_t segment) {
     return Rows<float>{states + segment * size, stride};
   };
-  const auto load_block = [&](std::int64_t b) {
-    load(h, b * static_cast<std::int64_t>(block_tokens), block);
+  const auto pass = [&](std::int64_t b, Rows<float> from_state, Rows<float> to_state) {
+    load<Purpose::state>(h, b * static_cast<std::int64_t>(block_tokens), block);
+    advance(block, from_state, to_state);
   };
 
   take_state(h, h.before, block, start_of(0));
   for (std::int64_t segment = 0; segment + 1 < segments; ++segment) {
     Rows<float> from_state = start_of(segment);
     for (std::int64_t b = segment * per_segment; b < (segment + 1) * per_segment; ++b) {
-      load_block(b);
-      advance(block, from_state, start_of(segment + 1));
+      pass(b, from_state, start_of(segment + 1));
       from_state = start_of(segment + 1);
     }
   }
@@ -186,13 +189,10 @@ void walk_back(const Head<float>& h, const HeadGradients<float>& d, bool owner,
     const auto state_before = [&](std::int64_t b) {
       return b == begin ? start_of(segment) : start_of(segments + b - begin - 1);
     };
-    for (std::int64_t b = begin; b + 1 < end; ++b) {
-      load_block(b);
-      advance(block, state_before(b), state_before(b + 1));
-    }
+    for (std::int64_t b = begin; b + 1 < end; ++b) pass(b, state_before(b), state_before(b + 1));
     for (std::int64_t b = end - 1; b >= begin; --b) {
       const std::int64_t first = b * static_cast<std::int64_t>(block_tokens);
-      load_block(b);
+      load<Purpose::gradients>(h, first, block);
       score(block);
       backward_local(h, d, first, owner, block);
       backward_products(state_before(b), block);

@@ -30,28 +30,31 @@ struct Exponential {
 // e^x for x <= 0: x = n ln 2 + r with |r| <= ln 2 / 2, and p = e^r - 1 by its series, whose next
 // term is below a quarter ulp. Then e^x = 2^n (1 + p) and e^x - 1 = (2^n - 1) + 2^n p, in which
 // nothing cancels: n = 0 leaves p, and for n < 0 the sum stays below -0.29.
+//
+// Series are summed in pairs of terms: half the latency, which is what these functions cost.
 HWY_INLINE Exponential exponential(Float x) {
   const Floats d;
   const hn::RebindToSigned<Floats> integers;
   const auto one = hn::Set(d, 1.0f);
   const auto lowest = hn::Set(d, -87.0f);
-  const auto underflows = hn::Lt(x, lowest);
-  const auto clamped = hn::Max(x, lowest);
-  const auto n = hn::NearestInt(hn::Mul(clamped, hn::Set(d, 1.44269504f)));
-  const auto steps = hn::ConvertTo(d, n);
+  const auto clamped = hn::Max(lowest, x);  // in this order a NaN stays one
+  // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits of the sum.
+  const auto to_integer = hn::Set(d, 12582912.0f);
+  const auto rounded = hn::MulAdd(clamped, hn::Set(d, 1.44269504f), to_integer);
+  const auto n = hn::Sub(rounded, to_integer);
+  const auto power = hn::BitCast(d, hn::Add(hn::ShiftLeft<23>(hn::BitCast(integers, rounded)),
+                                            hn::BitCast(integers, one)));  // 2^n
   // ln 2 in two parts: the first has few enough bits that its multiples are exact.
-  auto r = hn::NegMulAdd(steps, hn::Set(d, 0.693145751953125f), clamped);
-  r = hn::NegMulAdd(steps, hn::Set(d, 1.42860677e-6f), r);
-  auto tail = hn::Set(d, 1.0f / 5040);
-  tail = hn::MulAdd(tail, r, hn::Set(d, 1.0f / 720));
-  tail = hn::MulAdd(tail, r, hn::Set(d, 1.0f / 120));
-  tail = hn::MulAdd(tail, r, hn::Set(d, 1.0f / 24));
-  tail = hn::MulAdd(tail, r, hn::Set(d, 1.0f / 6));
-  tail = hn::MulAdd(tail, r, hn::Set(d, 0.5f));
-  const auto p = hn::MulAdd(hn::Mul(r, r), tail, r);
-  const auto power = hn::BitCast(d, hn::ShiftLeft<23>(hn::Add(n, hn::Set(integers, 127))));
-  return {hn::IfThenZeroElse(underflows, hn::MulAdd(power, p, power)),
-          hn::IfThenElse(underflows, hn::Set(d, -1.0f), hn::MulAdd(power, p, hn::Sub(power, one)))};
+  auto r = hn::NegMulAdd(n, hn::Set(d, 0.693145751953125f), clamped);
+  r = hn::NegMulAdd(n, hn::Set(d, 1.42860677e-6f), r);
+  const auto square = hn::Mul(r, r);
+  const auto terms23 = hn::MulAdd(r, hn::Set(d, 1.0f / 6), hn::Set(d, 0.5f));
+  const auto terms45 = hn::MulAdd(r, hn::Set(d, 1.0f / 120), hn::Set(d, 1.0f / 24));
+  const auto terms67 = hn::MulAdd(r, hn::Set(d, 1.0f / 5040), hn::Set(d, 1.0f / 720));
+  const auto tail = hn::MulAdd(square, hn::MulAdd(square, terms67, terms45), terms23);
+  const auto p = hn::MulAdd(square, tail, r);
+  return {hn::IfThenZeroElse(hn::Lt(x, lowest), hn::MulAdd(power, p, power)),
+          hn::MulAdd(power, p, hn::Sub(power, one))};
 }
 
 // log(1 + e) for 0 <= e <= 1, as 2 artanh(e / (2 + e)): its argument is at most 1/3, and the terms
@@ -59,14 +62,13 @@ HWY_INLINE Exponential exponential(Float x) {
 HWY_INLINE Float log_one_plus(Float e) {
   const Floats d;
   const auto s = hn::Div(e, hn::Add(e, hn::Set(d, 2.0f)));
-  const auto square = hn::Mul(s, s);
-  auto series = hn::Set(d, 2.0f / 13);
-  series = hn::MulAdd(series, square, hn::Set(d, 2.0f / 11));
-  series = hn::MulAdd(series, square, hn::Set(d, 2.0f / 9));
-  series = hn::MulAdd(series, square, hn::Set(d, 2.0f / 7));
-  series = hn::MulAdd(series, square, hn::Set(d, 2.0f / 5));
-  series = hn::MulAdd(series, square, hn::Set(d, 2.0f / 3));
-  series = hn::MulAdd(series, square, hn::Set(d, 2.0f));
+  const auto z = hn::Mul(s, s);
+  const auto square = hn::Mul(z, z);
+  const auto terms01 = hn::MulAdd(z, hn::Set(d, 2.0f / 3), hn::Set(d, 2.0f));
+  const auto terms23 = hn::MulAdd(z, hn::Set(d, 2.0f / 7), hn::Set(d, 2.0f / 5));
+  const auto terms45 = hn::MulAdd(z, hn::Set(d, 2.0f / 11), hn::Set(d, 2.0f / 9));
+  auto series = hn::MulAdd(square, hn::Set(d, 2.0f / 13), terms45);
+  series = hn::MulAdd(square, hn::MulAdd(square, series, terms23), terms01);
   return hn::Mul(s, series);
 }
 

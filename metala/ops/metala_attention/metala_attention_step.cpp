@@ -81,8 +81,7 @@ void step_forward(const Head<float>& h, const HeadOutputs<float>& out, float* sp
     for (; i + 4 <= h.key_width; i += 4) pass_rows<4>(h, i, h.v[t], before, state, token);
     for (; i < h.key_width; ++i) pass_rows<1>(h, i, h.v[t], before, state, token);
     before = {state.data, state.stride};
-    const float* q = h.q[t];
-    finish(h, out, t, q, token.k, token.mixed);
+    finish(h, out, {t, 1, {h.q[t], 0}, {token.k, 0}, {h.v[t], 0}}, {token.mixed, 0});
   }
 }
 
