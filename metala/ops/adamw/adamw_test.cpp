@@ -1,0 +1,107 @@
+#include "metala/ops/adamw/adamw.h"
+
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include "metala/harness/compare.h"
+#include "metala/harness/random_tensor.h"
+
+namespace metala {
+namespace {
+
+using namespace harness;
+
+double sum_of_squares(const Tensor& t) {
+  double sum = 0;
+  for (const double x : values(t)) sum += x * x;
+  return sum;
+}
+
+adamw::Slot slot(const char* name, Shape shape, DType type, bool decays) {
+  const auto seed = hash_name(name);
+  return {name,
+          random_normal(shape, type, seed),
+          random_normal(shape, type, seed + 1),
+          random_normal(shape, type, seed + 2, 0.1),
+          filled(shape, type, 0.25),
+          decays};
+}
+
+TEST(AdamW, WithoutMemoryAnUpdateIsTheRateTimesTheGradientsSign) {
+  // lr 1/2, betas 0, eps 0: m = g, v = g^2, so p -= g / |g| / 2, exactly.
+  for (const auto type : {DType::f32, DType::f64}) {
+    adamw::Slot s = slot("p", {4}, type, false);
+    s.parameter = filled({4}, type, 3);
+    s.gradient = filled({4}, type, -0.25);
+    adamw::update({0.5, 0, 0, 0, 0.1, 7}, {&s, 1}, 1);
+    EXPECT_TRUE(close(s.parameter, filled({4}, type, 3.5), 0));
+    EXPECT_TRUE(close(s.first_moment, filled({4}, type, -0.25), 0));
+    EXPECT_TRUE(close(s.second_moment, filled({4}, type, 0.0625), 0));
+  }
+}
+
+TEST(AdamW, DecayShrinksOnlyTheSlotsThatDecay) {
+  // A zero gradient and no memory leave only p -= lr wd p.
+  for (const bool decays : {false, true}) {
+    adamw::Slot s = slot("p", {3}, DType::f64, decays);
+    s.parameter = filled({3}, DType::f64, 8);
+    s.gradient = Tensor::zeros({3}, DType::f64);
+    adamw::update({0.5, 0, 0, 1, 0.25, 1}, {&s, 1}, 1);
+    EXPECT_TRUE(close(s.parameter, filled({3}, DType::f64, decays ? 7 : 8), 0));
+  }
+}
+
+TEST(AdamW, BiasCorrectionMakesTheFirstStepsMomentsWhole) {
+  // From zero moments step 1 gives m/(1-b1) = g and v/(1-b2) = g^2 whatever the betas.
+  adamw::Slot s = slot("p", {2}, DType::f64, false);
+  s.parameter = Tensor::zeros({2}, DType::f64);
+  s.first_moment.fill_zero();
+  s.second_moment.fill_zero();
+  s.gradient = filled({2}, DType::f64, 3);
+  adamw::update({0.5, 0.9, 0.95, 0, 0, 1}, {&s, 1}, 1);
+  EXPECT_TRUE(close(s.parameter, filled({2}, DType::f64, -0.5), 1e-14));
+}
+
+TEST(AdamW, FloatAgreesWithDoubleAndBitsDoNotDependOnThreads) {
+  const auto run = [](DType type, int threads) {
+    omp_set_num_threads(threads);
+    std::vector<adamw::Slot> slots = {slot("a", {300, 200}, type, true),
+                                      slot("b", {7}, type, false), slot("c", {1000}, type, true)};
+    for (std::int64_t step = 1; step <= 3; ++step) {
+      adamw::update({1e-2, 0.9, 0.95, 1e-8, 0.1, step}, slots, 0.5);
+    }
+    omp_set_num_threads(omp_get_num_procs());
+    return slots;
+  };
+  const auto one = run(DType::f32, 1);
+  const auto two = run(DType::f32, 2);
+  const auto exact = run(DType::f64, 2);
+  for (std::size_t i = 0; i < exact.size(); ++i) {
+    EXPECT_TRUE(same_bits(two[i].parameter, one[i].parameter));
+    EXPECT_TRUE(close(one[i].parameter, exact[i].parameter, 1e-6));
+    EXPECT_TRUE(close(one[i].second_moment, exact[i].second_moment, 1e-6));
+  }
+}
+
+TEST(AdamW, TheGlobalNormIsThatOfAllTensorsAndNeedsNoLuckWithThreads) {
+  const std::vector<Tensor> tensors = {random_normal({70, 900}, DType::f32, 1),
+                                       random_normal({5}, DType::f64, 2)};
+  const double want = std::sqrt(sum_of_squares(tensors[0]) + sum_of_squares(tensors[1]));
+  omp_set_num_threads(1);
+  const double one = adamw::global_norm(tensors);
+  omp_set_num_threads(2);
+  EXPECT_EQ(adamw::global_norm(tensors), one);
+  omp_set_num_threads(omp_get_num_procs());
+  EXPECT_NEAR(one, want, 1e-9 * want);
+  tensors[0].data<float>()[1234] = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_TRUE(std::isnan(adamw::global_norm(tensors)));
+}
+
+TEST(AdamW, ClippingScalesOnlyNormsAboveTheBound) {
+  EXPECT_EQ(adamw::clip_factor(0.5, 1), 1);
+  EXPECT_EQ(adamw::clip_factor(5, 0), 1);
+  EXPECT_NEAR(adamw::clip_factor(4, 1), 0.25, 1e-6);
+}
+
+}  // namespace
+}  // namespace metala

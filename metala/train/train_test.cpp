@@ -1,0 +1,286 @@
+// The parts a training run is assembled from.
+#include <gtest/gtest.h>
+#include <rapidcheck/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <set>
+
+#include "metala/base/error.h"
+#include "metala/harness/temporary_folder.h"
+#include "metala/io/file.h"
+#include "metala/train/documents.h"
+#include "metala/train/metrics.h"
+#include "metala/train/mqar_task.h"
+#include "metala/train/plot.h"
+#include "metala/train/progress.h"
+#include "metala/train/schedule.h"
+#include "metala/train/tensorboard.h"
+#include "metala/train/text_task.h"
+
+namespace metala {
+namespace {
+
+using harness::TemporaryFolder;
+
+TEST(Schedule, CosineHasTheReferencesValues) {
+  const Schedule s = {ScheduleKind::cosine, 3e-4, 3e-5, 1430, 143000};
+  EXPECT_NEAR(learning_rate(s, 0), 2.0979020979e-7, 1e-16);
+  EXPECT_NEAR(learning_rate(s, 1), 2.0979020979e-7, 1e-16);
+  EXPECT_NEAR(learning_rate(s, 2), 4.1958041958e-7, 1e-16);
+  EXPECT_NEAR(learning_rate(s, 715), 1.5e-4, 1e-12);
+  EXPECT_NEAR(learning_rate(s, 1430), 3e-4, 1e-12);
+  EXPECT_NEAR(learning_rate(s, 1431), 2.9999999996676e-4, 1e-15);
+  EXPECT_NEAR(learning_rate(s, 72215), 1.65e-4, 1e-12);
+  EXPECT_NEAR(learning_rate(s, 143000), 3e-5, 1e-12);
+  EXPECT_NEAR(learning_rate(s, 150000), 3e-5, 1e-12);  // stays, where the reference rises again
+}
+
+TEST(Schedule, TheOtherKindsStartAtTheBaseAndEndAtTheirFloor) {
+  for (const auto kind : {ScheduleKind::constant, ScheduleKind::linear, ScheduleKind::wsd}) {
+    const Schedule s = {kind, 1.0, 0.1, 0, 100};
+    EXPECT_NEAR(learning_rate(s, 0), 1.0, 1e-12);
+    EXPECT_NEAR(learning_rate(s, 100), kind == ScheduleKind::constant ? 1.0 : 0.1, 1e-12);
+  }
+  EXPECT_NEAR(learning_rate({ScheduleKind::linear, 1, 0, 0, 100}, 25), 0.75, 1e-12);
+  EXPECT_NEAR(learning_rate({ScheduleKind::wsd, 1, 0, 0, 100}, 80), 1.0, 1e-12);
+  EXPECT_NEAR(learning_rate({ScheduleKind::wsd, 1, 0, 0, 100}, 85), 0.5, 1e-12);
+  EXPECT_THROW(schedule_named("cosmic"), Error);
+}
+
+RC_GTEST_PROP(Permuted, IsAPermutation, (std::uint64_t seed)) {
+  const auto n = *rc::gen::inRange<std::uint64_t>(1, 300);
+  std::set<std::uint64_t> seen;
+  for (std::uint64_t i = 0; i < n; ++i) {
+    const auto to = permuted(i, n, seed, 3);
+    RC_ASSERT(to < n);
+    seen.insert(to);
+  }
+  RC_ASSERT(seen.size() == n);
+}
+
+TokenStream counting(std::int32_t n) {
+  TokenStream s;
+  for (std::int32_t i = 0; i < n; ++i) s.tokens.push_back(i);
+  s.bytes = 3 * n;
+  return s;
+}
+
+TEST(TextTask, AnEpochReadsEveryWindowOnceAndLabelsAreTheNextTokens) {
+  const TextTask task(counting(1003), counting(50), {10, 4, 7});
+  ASSERT_EQ(task.windows_per_epoch(), 100);
+  std::multiset<std::int32_t> starts;
+  for (std::int64_t i = 0; i < 25; ++i) {
+    const LabelledBatch batch = task.training_batch(i);
+    ASSERT_EQ(batch.offsets, (std::vector<std::int64_t>{0, 10, 20, 30, 40}));
+    for (std::size_t n = 0; n < batch.ids.size(); ++n) {
+      EXPECT_EQ(batch.labels[n], batch.ids[n] + 1);
+      if (n % 10 != 0) {
+        EXPECT_EQ(batch.ids[n], batch.ids[n - 1] + 1);
+      }
+      if (n % 10 == 0) starts.insert(batch.ids[n]);
+    }
+  }
+  EXPECT_EQ(starts.size(), 100u);
+  EXPECT_EQ(std::set<std::int32_t>(starts.begin(), starts.end()).size(), 100u);
+  EXPECT_EQ(*starts.rbegin() - *starts.begin(), 990);  // windows of one epoch do not overlap
+}
+
+TEST(TextTask, ABatchIsAFunctionOfSeedAndNumber) {
+  const TextTask a(counting(500), {}, {10, 4, 7});
+  const TextTask b(counting(500), {}, {10, 4, 7});
+  const TextTask c(counting(500), {}, {10, 4, 8});
+  EXPECT_EQ(a.training_batch(37).ids, b.training_batch(37).ids);
+  EXPECT_NE(a.training_batch(37).ids, c.training_batch(37).ids);
+  EXPECT_NE(a.training_batch(0).ids, a.training_batch(12).ids);
+}
+
+TEST(TextTask, ValidationReadsEachTokenOnceAndCountsTheTextsBytes) {
+  const TextTask task(counting(100), counting(57), {10, 2, 0});
+  std::vector<std::int32_t> ids;
+  std::int64_t labels = 0;
+  std::int64_t bytes = 0;
+  for (std::int64_t i = 0; i < task.validation_batches(); ++i) {
+    const LabelledBatch batch = task.validation_batch(i);
+    ids.insert(ids.end(), batch.ids.begin(), batch.ids.end());
+    labels +=
+        std::count_if(batch.labels.begin(), batch.labels.end(), [](auto l) { return l >= 0; });
+    bytes += batch.bytes;
+  }
+  EXPECT_EQ(ids, counting(57).tokens);
+  EXPECT_EQ(labels, 56);  // nothing follows the last token
+  EXPECT_EQ(bytes, 171);
+}
+
+TEST(TextTask, DocumentsOwnLabelsAreKept) {
+  TokenStream own = counting(20);
+  own.labels.assign(20, -100);
+  own.labels[5] = 42;
+  const TextTask task(own, {}, {19, 1, 0});
+  const LabelledBatch batch = task.training_batch(0);
+  EXPECT_EQ(std::count(batch.labels.begin(), batch.labels.end(), 42), 1);
+}
+
+TEST(Mqar, AnExampleIsPairsThenQueriesAnsweredAtTheirOwnPlace) {
+  MqarOptions options;
+  options.pairs = 4;
+  const MqarTask task(options);
+  const LabelledBatch batch = task.training_batch(0);
+  for (std::size_t e = 0; e < 128; ++e) {
+    const auto* ids = batch.ids.data() + 64 * e;
+    const auto* labels = batch.labels.data() + 64 * e;
+    std::map<std::int32_t, std::int32_t> pairs;
+    for (int j = 0; j < 4; ++j) {
+      ASSERT_TRUE(ids[2 * j] >= 1 && ids[2 * j] < 4096);
+      ASSERT_TRUE(ids[2 * j + 1] >= 4096 && ids[2 * j + 1] < 8192);
+      pairs[ids[2 * j]] = ids[2 * j + 1];
+    }
+    ASSERT_EQ(pairs.size(), 4u);
+    int queries = 0;
+    for (int t = 0; t < 64; ++t) {
+      if (t < 8 || ids[t] == 0) {
+        EXPECT_EQ(labels[t], -100);
+        continue;
+      }
+      ++queries;
+      EXPECT_EQ(t % 2, 0);
+      EXPECT_EQ(labels[t], pairs.at(ids[t]));
+    }
+    EXPECT_EQ(queries, 4);
+  }
+}
+
+// Share of examples with a query in slot `slot`.
+double slot_share(const MqarOptions& options, std::int64_t slot) {
+  const MqarTask task(options);
+  LabelledBatch batch;
+  for (std::int64_t i = 0; i < 4000; ++i) task.add_example(0, i, batch);
+  std::int64_t used = 0;
+  for (std::int64_t i = 0; i < 4000; ++i) {
+    const auto at = static_cast<std::size_t>(i * options.length + 2 * options.pairs + 2 * slot);
+    used += batch.labels[at] >= 0 ? 1 : 0;
+  }
+  return static_cast<double>(used) / 4000;
+}
+
+TEST(Mqar, SlotsAreUsedAsOftenAsInTheReferencesGenerator) {
+  MqarOptions options;
+  options.length = 256;
+  options.pairs = 16;
+  // Within 2% and four standard deviations of 4,000 draws.
+  EXPECT_NEAR(slot_share(options, 0), 0.982, 0.012);
+  EXPECT_NEAR(slot_share(options, 1), 0.890, 0.03);
+  EXPECT_NEAR(slot_share(options, 5), 0.523, 0.035);
+  EXPECT_NEAR(slot_share(options, 10), 0.340, 0.035);
+  EXPECT_NEAR(slot_share(options, 111), 0.038, 0.014);
+  options.length = 64;
+  options.pairs = 4;
+  EXPECT_NEAR(slot_share(options, 0), 0.727, 0.035);
+  EXPECT_NEAR(slot_share(options, 27), 0.046, 0.015);
+}
+
+TEST(Mqar, TrainingAndValidationNeverMeetAndEpochsDiffer) {
+  MqarOptions options;
+  options.training_examples = 256;
+  const MqarTask task(options);
+  EXPECT_NE(task.training_batch(0).ids, task.validation_batch(0).ids);
+  EXPECT_NE(task.training_batch(0).ids, task.training_batch(2).ids);
+  EXPECT_EQ(task.training_batch(5).ids, MqarTask(options).training_batch(5).ids);
+  options.pairs = 17;
+  EXPECT_THROW(MqarTask{options}, Error);
+}
+
+TEST(Documents, FilesFoldersAndJsonLinesAreReadInOrder) {
+  const TemporaryFolder folder;
+  std::filesystem::create_directories(folder / "d/sub");
+  std::filesystem::create_directories(folder / "d/.git");
+  folder.spill("d/b.txt", "second");
+  folder.spill("d/a.txt", "first");
+  folder.spill("d/sub/c", "third");
+  folder.spill("d/.git/config", "hidden");
+  folder.spill("x.jsonl", "{\"text\": \"one\"}\n\n{\"text\": \"two\"}\n");
+  std::vector<std::string> texts;
+  read_documents({folder / "d", folder / "x.jsonl"}, {},
+                 [&](Document d) { texts.push_back(d.text); });
+  EXPECT_EQ(texts, (std::vector<std::string>{"first", "second", "third", "one", "two"}));
+}
+
+TEST(Documents, BadInputIsRefusedWithFileAndLine) {
+  const TemporaryFolder folder;
+  const auto message = [&](const std::string& name, const std::string& content) {
+    folder.spill(name, content);
+    try {
+      read_documents({folder / name}, {}, [](const Document&) {});
+    } catch (const Error& e) {
+      return std::string(e.what());
+    }
+    return std::string("accepted");
+  };
+  EXPECT_NE(message("a.jsonl", "{\"text\": \"x\"}\n{broken\n").find("a.jsonl:2: not valid JSON"),
+            std::string::npos);
+  EXPECT_NE(message("b.jsonl", "{\"body\": \"x\"}\n").find("--text-field"), std::string::npos);
+  EXPECT_NE(message("c.jsonl", R"({"ids": [1, 2], "labels": [1]})").find("2 ids but 1 labels"),
+            std::string::npos);
+  EXPECT_NE(message("d.txt", "ok \xff").find("byte 3 is not UTF-8"), std::string::npos);
+  EXPECT_THROW(read_documents({folder / "none"}, {}, [](const Document&) {}), Error);
+}
+
+TEST(TensorBoard, RecordsMatchTheFormatsExamplesByteForByte) {
+  EXPECT_EQ(crc32c("123456789"), 0xE3069283u);
+  const std::string first(
+      "\x18\0\0\0\0\0\0\0\xa3\x7f\x4b\x22\x09\0\0\0\0\0\0\xf0\x3f\x1a\x0d"
+      "brain.Event:2\x86\xbf\x57\x7a",
+      12 + 24 + 4);
+  EXPECT_EQ(tensorboard_record(version_event(1.0)), first);
+  const std::string second(
+      "\x20\0\0\0\0\0\0\0\x29\xed\xa9\x50\x09\0\0\0\0\0\0\0\x40\x10\x07\x2a"
+      "\x13\x0a\x11\x0a\x0atrain/loss\x15\0\0\x20\x40\x9f\x7b\xa4\xf7",
+      12 + 32 + 4);
+  EXPECT_EQ(tensorboard_record(scalar_event(2.0, 7, "train/loss", 2.5f)), second);
+}
+
+TEST(Metrics, AResumedRunDropsTheRecordsAfterItsCheckpoint) {
+  const TemporaryFolder folder;
+  {
+    Metrics m(folder.path(), 0);
+    for (std::int64_t step = 1; step <= 5; ++step) {
+      m.record(step, {{"loss", 1.0 / static_cast<double>(step)}, {"bad", NAN}});
+    }
+  }
+  // A record cut short by a kill.
+  std::ofstream(folder / "metrics.jsonl", std::ios::app) << "{\"step\": 6, \"lo";
+  Metrics(folder.path(), 3).record(4, {{"loss", 9}});
+  const auto points = read_metric(folder / "metrics.jsonl", "loss");
+  ASSERT_EQ(points.size(), 4u);
+  EXPECT_EQ(points[2].second, 1.0 / 3);
+  EXPECT_EQ(points[3].second, 9);
+  EXPECT_TRUE(read_metric(folder / "metrics.jsonl", "bad").empty());
+}
+
+TEST(Plot, TicksAreRoundAndAnyCurvesMakeValidSvg) {
+  EXPECT_EQ(round_ticks(0, 10, 5), (std::vector<double>{0, 2, 4, 6, 8, 10}));
+  EXPECT_EQ(round_ticks(1.3, 4.2, 3), (std::vector<double>{2, 3, 4}));
+  for (const Plot& plot :
+       {Plot{}, Plot{"one <point> & \"more\"", "x", "y", {{"c", {{1, 1}}}}},
+        Plot{"gaps", "x", "y", {{"c", {{1, 1}, {2, NAN}, {3, 2}, {4, 2.5}}}, {"none", {}}}}}) {
+    const std::string text = svg(plot);
+    EXPECT_TRUE(text.starts_with("<svg ") && text.ends_with("</svg>\n"));
+    EXPECT_EQ(text.find("nan"), std::string::npos);
+    EXPECT_EQ(text.find("<point>"), std::string::npos);
+  }
+}
+
+TEST(Progress, NumbersAndTimesAreShort) {
+  EXPECT_EQ(short_number(950), "950");
+  EXPECT_EQ(short_number(12345), "12.3k");
+  EXPECT_EQ(short_number(3.2e6), "3.20M");
+  EXPECT_EQ(short_time(65), "1:05");
+  EXPECT_EQ(short_time(3729), "1:02:09");
+  EXPECT_EQ(short_time(NAN), "?");
+}
+
+}  // namespace
+}  // namespace metala
