@@ -90,6 +90,19 @@ function(metala_test name)
   add_test(NAME ${name} COMMAND ${name})
 endfunction()
 
+# Every fuzz target also runs as a test over its small corpus, tests/corpus/NAME.
+function(metala_fuzz_replays)
+  get_property(fuzzers GLOBAL PROPERTY metala_fuzzers)
+  foreach(source ${fuzzers})
+    get_filename_component(name ${source} NAME_WE)
+    add_executable(${name}_replay ${source} ${PROJECT_SOURCE_DIR}/tests/replay_main.cpp)
+    target_link_libraries(${name}_replay PRIVATE metala metala_options)
+    string(REPLACE "_fuzz" "" corpus ${name})
+    add_test(NAME ${name}_replay
+             COMMAND ${name}_replay ${PROJECT_SOURCE_DIR}/tests/corpus/${corpus})
+  endforeach()
+endfunction()
+
 function(metala_fuzzers)
   get_property(fuzzers GLOBAL PROPERTY metala_fuzzers)
   foreach(source ${fuzzers})

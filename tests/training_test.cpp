@@ -1,0 +1,169 @@
+// Training and generating through the program, as a user would.
+#include <nlohmann/json.hpp>
+
+#include "program.h"
+
+namespace metala {
+namespace {
+
+using namespace program;
+
+const std::string text = METALA_SOURCE_DIR "/docs/architecture.md";
+
+// A model of a few thousand parameters that trains in a second or two.
+std::string train(const std::string& folder, const std::string& more) {
+  return "train " + text + " --width 32 --layers 2 --heads 2 --glu-width 48 --sequence-length 32 " +
+         "--sequences 4 --seed 3 --validate-every 0 --output " + folder + " " + more;
+}
+
+const std::string weights = "/model.safetensors";
+
+TEST(Training, AResumedRunEndsWithTheBitsOfAnUndisturbedOne) {
+  const Folder folder;
+  ASSERT_EQ(metala(train(folder / "whole", "--steps 12")).status, 0);
+  // The same run, killed in step 7 after the checkpoint of step 6, then resumed.
+  const std::string parts = folder / "parts";
+  ASSERT_EQ(metala(train(parts, "--steps 12 --save-every 6 --keep 0")).status, 0);
+  std::filesystem::remove_all(parts + "/step-00000012");
+  std::filesystem::create_directories(parts + "/step-00000009");  // a folder that is not complete
+  spill(parts + "/step-00000009/COMPLETE", "{\"model.safetensors\": 5}");
+  ASSERT_EQ(metala(train(parts, "--steps 12 --resume")).status, 0);
+  EXPECT_EQ(slurp(parts + "/step-00000012" + weights),
+            slurp((folder / "whole") + "/step-00000012" + weights));
+  EXPECT_EQ(slurp(parts + "/step-00000012/optimizer.safetensors"),
+            slurp((folder / "whole") + "/step-00000012/optimizer.safetensors"));
+}
+
+TEST(Training, TheLossFallsAndTheRunLeavesMetricsCurveAndAWholeModel) {
+  const Folder folder;
+  const std::string run = folder / "run";
+  ASSERT_EQ(metala(train(run, "--steps 60 --learning-rate 1e-2 --accumulation 2")).status, 0);
+  std::ifstream lines(run + "/metrics.jsonl");
+  std::vector<double> losses;
+  for (std::string line; std::getline(lines, line);) {
+    const auto record = nlohmann::json::parse(line);
+    if (record.contains("train/lm_loss")) losses.push_back(record["train/lm_loss"]);
+  }
+  ASSERT_EQ(losses.size(), 60u);
+  EXPECT_NEAR(losses.front(), 5.6, 0.3);  // ln 259 and half the variance of the logits
+  EXPECT_LT(losses.back(), 3.3);
+  EXPECT_TRUE(slurp(run + "/loss.svg").starts_with("<svg"));
+  const std::string model = run + "/step-00000060";
+  for (const char* file : {"config.json", "tokenizer_config.json", "trainer.json", "COMPLETE"}) {
+    EXPECT_TRUE(std::filesystem::exists(model + "/" + file)) << file;
+  }
+  EXPECT_TRUE(refuses(metala(train(run, "--steps 5")), 1, "--resume"));
+  const Outcome other =
+      metala(train(run, "--steps 90 --resume --learning-rate 1e-2 --accumulation 2"));
+  EXPECT_EQ(other.status, 1);
+  EXPECT_NE(other.err.find("the run was started with steps 60, now 90"), std::string::npos);
+}
+
+class Generation : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    folder_ = new Folder;
+    model_ = *folder_ / "run";
+    ASSERT_EQ(metala(train(model_, "--steps 10")).status, 0);
+  }
+  static void TearDownTestSuite() { delete folder_; }
+  static nlohmann::json json(const std::string& arguments) {
+    const Outcome o = metala("generate " + model_ + " --json " + arguments);
+    EXPECT_EQ(o.status, 0) << o.err;
+    return nlohmann::json::parse(o.out);
+  }
+  static std::vector<int> ids(const nlohmann::json& result, int sequence = 0) {
+    return result["sequences"][static_cast<std::size_t>(sequence)]["ids"];
+  }
+  static Folder* folder_;
+  static std::string model_;
+};
+Folder* Generation::folder_ = nullptr;
+std::string Generation::model_;
+
+TEST_F(Generation, ASeedGivesTheSameTextAndAnotherSeedAnother) {
+  const std::string prompt = "'The state' -n 20 --ignore-end ";
+  EXPECT_EQ(ids(json(prompt + "--seed 5")), ids(json(prompt + "--seed 5")));
+  EXPECT_NE(ids(json(prompt + "--seed 5")), ids(json(prompt + "--seed 6")));
+}
+
+TEST_F(Generation, PromptsOfABatchGiveWhatTheyGiveAlone) {
+  const auto together = json("'One' 'A much longer second prompt' --greedy -n 12 --ignore-end");
+  EXPECT_EQ(ids(together, 0), ids(json("'One' --greedy -n 12 --ignore-end")));
+  EXPECT_EQ(ids(together, 1),
+            ids(json("'A much longer second prompt' --greedy -n 12 --ignore-end")));
+}
+
+TEST_F(Generation, ASavedStateContinuesWhereItStopped) {
+  const std::string state = *folder_ / "state.safetensors";
+  const auto whole = ids(json("'Memory of' --greedy -n 20 --ignore-end"));
+  auto parts = ids(json("'Memory of' --greedy -n 8 --ignore-end --save-state " + state));
+  const auto rest = ids(json("--greedy -n 12 --ignore-end --load-state " + state));
+  parts.insert(parts.end(), rest.begin(), rest.end());
+  EXPECT_EQ(parts, whole);
+  // A fork for each of two prompts.
+  const auto forks = json("' and' ' or' --greedy -n 4 --ignore-end --load-state " + state);
+  EXPECT_EQ(forks["sequences"].size(), 2u);
+}
+
+TEST_F(Generation, StopStringsEndTheTextAndLogprobsComeWithEachToken) {
+  const auto free = json("'The' --greedy -n 30 --ignore-end --logprobs 3");
+  const std::string drawn = free["sequences"][0]["text"];
+  ASSERT_GT(drawn.size(), 4u);
+  const auto& tokens = free["sequences"][0]["tokens"];
+  ASSERT_EQ(tokens.size(), 30u);
+  EXPECT_EQ(tokens[0]["top"].size(), 3u);
+  EXPECT_EQ(tokens[0]["top"][0]["id"], tokens[0]["id"]);  // greedy draws the likeliest
+  EXPECT_LE(tokens[0]["logprob"].get<double>(), 0);
+  const std::string stop(1, drawn[3]);
+  spill(*folder_ / "prompt", "The");
+  const auto stopped = json("--prompt-file " + (*folder_ / "prompt") +
+                            " --greedy -n 30 --ignore-end --stop '" + stop + "'");
+  EXPECT_EQ(stopped["sequences"][0]["text"], drawn.substr(0, drawn.find(stop)));
+  EXPECT_EQ(stopped["sequences"][0]["finish"], "stop");
+}
+
+TEST_F(Generation, TextGoesToStdoutAndTalkToStderr) {
+  const Outcome o = metala("generate " + model_ + " hello --greedy -n 5 --ignore-end");
+  EXPECT_EQ(o.status, 0);
+  EXPECT_FALSE(o.out.empty());
+  EXPECT_NE(o.err.find("tok/s"), std::string::npos);
+  EXPECT_EQ(metala("generate " + model_ + " hello --greedy -n 5 --ignore-end -q").err, "");
+}
+
+TEST_F(Generation, AnEmptyPromptStartsATextAndBytesThatAreNotUtf8AreRead) {
+  EXPECT_EQ(metala("generate " + model_ + " '' --greedy -n 3").status, 0);
+  spill(*folder_ / "broken", "\xff\xfe\xc3");
+  EXPECT_EQ(metala("generate " + model_ + " --greedy -n 3 < " + (*folder_ / "broken")).status, 0);
+}
+
+TEST_F(Generation, BadRequestsAreRefusedInOneLine) {
+  const std::string base = "generate " + model_ + " hi ";
+  EXPECT_TRUE(refuses(metala(base + "--top-p 0"), 1, "top_p is 0"));
+  EXPECT_TRUE(refuses(metala(base + "--load-state /nonexistent"), 1, "/nonexistent"));
+  const Outcome unwritable = metala(base + "--save-state /nonexistent/s -n 1 -q");
+  EXPECT_EQ(unwritable.status, 1);
+  EXPECT_NE(unwritable.err.find("/nonexistent/s: cannot write"), std::string::npos);
+  const std::string golden = METALA_SOURCE_DIR "/tests/golden/tiny";
+  EXPECT_TRUE(refuses(metala("generate " + golden + " hi"), 1, "no tokenizer"));
+  EXPECT_TRUE(refuses(metala("generate " + model_ + "/step-00000010/config.json hi"), 1, "model"));
+}
+
+TEST(TrainingMisuse, IsRefusedInOneLine) {
+  const Folder folder;
+  spill(folder / "empty.txt", "");
+  spill(folder / "broken.txt", "ok \xff");
+  const std::string out = " --output " + (folder / "run");
+  EXPECT_TRUE(refuses(metala("train --output " + (folder / "run")), 2, "no text"));
+  EXPECT_TRUE(refuses(metala("train " + text), 2, "--output"));
+  EXPECT_TRUE(refuses(metala("train /nonexistent" + out), 1, "/nonexistent"));
+  EXPECT_NE(metala("train " + (folder / "broken.txt") + out).err.find("byte 3 is not UTF-8"),
+            std::string::npos);
+  EXPECT_EQ(metala("train " + (folder / "empty.txt") + out).status, 1);
+  EXPECT_EQ(metala("train " + text + " --heads 3 --width 32" + out).status, 1);
+  EXPECT_EQ(metala("train " + text + " --output /proc/metala").status, 1);
+  EXPECT_TRUE(refuses(metala("train " + text + out + " --resume"), 1, "no complete checkpoint"));
+}
+
+}  // namespace
+}  // namespace metala
