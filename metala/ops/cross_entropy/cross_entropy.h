@@ -1,8 +1,9 @@
 // Softmax cross entropy of a linear head, without ever holding all logits.
 //
-//   z[n] = W x[n]          loss = sum over rows with label >= 0 of  logsumexp(z[n]) - z[n,
-//   label[n]] dx[n] += scale (softmax(z[n]) - onehot) W          dW += scale (softmax(z) -
-//   onehot)^T x
+//   z = x W^T        p = softmax(z)
+//   loss = sum of logsumexp(z[n]) - z[n, label[n]] over the rows n that have a label
+//   dx += scale (p - onehot(label)) W
+//   dW += scale (p - onehot(label))^T x
 //
 //   x, dx [N, d]   W, dW [V, d]   labels [N], -100 (any negative) = ignored, else < V
 //   x f32 with W f32 (bf16 and f16 in `forward` only), or all f64; any row stride of x and dx
@@ -10,6 +11,7 @@
 // Rows are worked on in tiles; ignored rows cost nothing. Logits, softmax and sums are f32 (f64),
 // the loss is summed in double. `scale` is the gradient of what is minimised with respect to the
 // summed loss: 1 / count for a mean.
+// A NaN among a row's logits makes its loss and gradients NaN; it counts as the largest.
 // Throws Error naming the argument, or the row of a label outside the vocabulary.
 #pragma once
 

@@ -1,6 +1,6 @@
 // Labelled rows are gathered into tiles. A tile's logits come from one matrix product, each row
 // becomes its own gradient in place (a thread owns a row), and two more products carry the tile
-// into dx and dW. The tile is sized to stay in the last-level cache.
+// into dx and dW.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "metala/ops/cross_entropy/cross_entropy_cpu.cpp"
 #include <hwy/foreach_target.h>  // compiles the lines below once per instruction set
@@ -24,49 +24,65 @@ using vector::HWY_NAMESPACE::Floats;
 using vector::HWY_NAMESPACE::for_lanes;
 using vector::HWY_NAMESPACE::sum_of;
 
+// Terms summed in f32 before a sum goes on in double, so that rounding does not grow with the
+// vocabulary.
+constexpr std::size_t terms_of_partial_sum = 4096;
+
 // Replaces a row of logits z by scale * (softmax(z) - onehot(label)), or leaves it alone when
-// `gradient` is false; returns the row's loss.
+// `gradient` is false; returns the row's loss. `best` is the row's first largest.
 float loss_row(float* z, std::size_t vocabulary, std::size_t label, std::size_t best, float scale,
                bool gradient) {
   const Floats d;
   const float largest = z[best];
   const float own = z[label];
   const auto shift = hn::Set(d, largest);
-  const std::size_t width = hn::Lanes(d);
-  auto sums = hn::Zero(d);
-  std::size_t at = 0;
-  for (; at + width <= vocabulary; at += width) {
-    const auto e = hn::Exp(d, hn::Sub(hn::LoadU(d, z + at), shift));
-    sums = hn::Add(sums, e);
-    if (gradient) hn::StoreU(e, d, z + at);
-  }
-  float sum = sum_of(sums);
-  for (; at < vocabulary; ++at) {
-    const float e = std::exp(z[at] - largest);
-    sum += e;
-    if (gradient) z[at] = e;
+  double sum = 0;
+  for (std::size_t begin = 0; begin < vocabulary; begin += terms_of_partial_sum) {
+    float* part = z + begin;
+    auto partial = hn::Zero(d);
+    for_lanes(std::min(terms_of_partial_sum, vocabulary - begin), [&](auto lanes) {
+      const auto e = lanes.keep(hn::Exp(d, hn::Sub(lanes.load(part), shift)));
+      partial = hn::Add(partial, e);
+      if (gradient) lanes.store(e, part);
+    });
+    sum += static_cast<double>(sum_of(partial));
   }
   if (gradient) {
-    const auto share = hn::Set(d, scale / sum);
+    const auto share = hn::Set(d, static_cast<float>(static_cast<double>(scale) / sum));
     for_lanes(vocabulary, [&](auto lanes) { lanes.store(hn::Mul(lanes.load(z), share), z); });
     z[label] -= scale;
   }
-  return std::log(sum) + (largest - own);
+  return static_cast<float>(std::log(sum)) + (largest - own);
 }
 
-// The first largest element; a NaN anywhere is returned as the place of a NaN.
+// The first largest element, or the first NaN if there is one. Highway's Exp turns NaN into 0, so
+// a NaN that is not found here would be lost; found, it makes loss and gradients NaN.
 std::size_t first_largest(const float* z, std::size_t n) {
   const Floats d;
   const std::size_t width = hn::Lanes(d);
+  const std::size_t whole = n - n % width;
   auto most = hn::Set(d, z[0]);
-  std::size_t at = 0;
-  for (; at + width <= n; at += width) most = hn::Max(most, hn::LoadU(d, z + at));
-  float largest = hn::GetLane(hn::MaxOfLanes(d, most));
-  for (; at < n; ++at) largest = std::max(largest, z[at]);
-  for (std::size_t i = 0; i < n; ++i) {
-    if (!(z[i] < largest)) return i;
+  auto any_nan = hn::IsNaN(most);
+  for (std::size_t at = 0; at < whole; at += width) {
+    const auto value = hn::LoadU(d, z + at);
+    most = hn::Max(most, value);
+    any_nan = hn::Or(any_nan, hn::IsNaN(value));
   }
-  return 0;
+  float largest = hn::GetLane(hn::MaxOfLanes(d, most));
+  bool nan = !hn::AllFalse(d, any_nan);
+  for (std::size_t at = whole; at < n; ++at) {
+    largest = std::max(largest, z[at]);
+    nan = nan || std::isnan(z[at]);
+  }
+  const auto wanted = hn::Set(d, largest);
+  for (std::size_t at = 0; at < whole; at += width) {
+    const auto value = hn::LoadU(d, z + at);
+    const auto found = hn::FindFirstTrue(d, nan ? hn::IsNaN(value) : hn::Eq(value, wanted));
+    if (found >= 0) return at + static_cast<std::size_t>(found);
+  }
+  std::size_t at = whole;
+  while (nan ? !std::isnan(z[at]) : z[at] != largest) ++at;
+  return at;
 }
 
 }  // namespace metala::cross_entropy::cpu::HWY_NAMESPACE
@@ -79,10 +95,11 @@ HWY_EXPORT(first_largest);
 
 namespace {
 
-// Elements of a tile of logits: 16 MiB of float32, within a server's last-level cache, and enough
-// rows for the products to run at speed at any vocabulary up to 60,000.
+// A tile of logits has 4 Mi elements (16 MiB of float32, within a server's last-level cache) but
+// at least 256 rows: each tile reads and writes all of dW, which fewer rows do not pay for. README
+// has the measurements.
 constexpr std::int64_t tile_elements = 4 << 20;
-constexpr std::int64_t fewest_rows = 64;
+constexpr std::int64_t fewest_rows = 256;
 constexpr std::int64_t most_rows = 1024;
 
 std::int64_t rows_of_tile(std::int64_t vocabulary) {

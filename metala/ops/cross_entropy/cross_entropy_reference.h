@@ -28,7 +28,7 @@ Result run(const Tensor& x, const Tensor& weight, std::span<const std::int32_t> 
       const T* w = weight.data<T>() + static_cast<std::int64_t>(v) * weight.stride(0);
       z[v] = 0;
       for (std::int64_t i = 0; i < width; ++i) z[v] += in[i] * w[i];
-      if (z[v] > z[best]) best = v;
+      if (z[v] > z[best] || (std::isnan(z[v]) && !std::isnan(z[best]))) best = v;
     }
     const auto label = static_cast<std::size_t>(labels[n]);
     const T largest = z[best];

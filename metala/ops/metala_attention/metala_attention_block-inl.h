@@ -95,31 +95,10 @@ HWY_NOINLINE void load(const Head<float>& h, std::int64_t first, Block& block) {
   for (std::int64_t t = 0; t < tokens; ++t) std::memcpy(block.v[t], h.v[first + t], bytes);
 }
 
-// Asks for the rows of a later block, which lie in short pieces far apart, where the hardware does
-// not look ahead.
-inline void prefetch(Rows<const float> rows, std::int64_t first, std::int64_t end,
-                     std::int64_t width) {
-  for (std::int64_t t = first; t < end && rows; ++t) {
-    for (std::int64_t i = 0; i < width; i += static_cast<std::int64_t>(line)) {
-      hwy::Prefetch(rows[t] + i);
-    }
-  }
-}
-
-inline void prefetch_block(const Head<float>& h, std::int64_t first) {
-  const auto end =
-      std::min<std::int64_t>(first + static_cast<std::int64_t>(block_tokens), h.tokens);
-  for (const auto& rows : {h.q, h.u, h.k}) prefetch(rows, first, end, h.key_width);
-  for (const auto& rows : {h.v, h.z}) prefetch(rows, first, end, h.value_width);
-}
-
 // The block's rows as the local parts take them; `first` as in load().
 inline LocalRows local_rows(const Block& block, std::int64_t first) {
-  return {first,
-          static_cast<std::int64_t>(block.tokens),
-          {block.q.data, block.q.stride},
-          {block.k.data, block.k.stride},
-          {block.v.data, block.v.stride}};
+  return {first, static_cast<std::int64_t>(block.tokens), read_only(block.q), read_only(block.k),
+          read_only(block.v)};
 }
 
 // scores[t, s] = sum_i q_t k_s a_{s+1} .. a_t for s <= t, else 0. The products grow along t, so

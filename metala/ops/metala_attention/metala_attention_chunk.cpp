@@ -31,7 +31,6 @@ template <class Use>
 void walk(const Head<float>& h, ForwardScratch& block, Use use) {
   for (std::int64_t first = 0; first < h.tokens; first += block_tokens) {
     load<Purpose::outputs>(h, first, block);
-    prefetch_block(h, first + static_cast<std::int64_t>(block_tokens));
     score(block);
     read_block(h.scale, block);
     use(first);

@@ -28,8 +28,7 @@ void backward_local(const Head<float>& h, const HeadGradients<float>& d, std::in
   const LocalRows rows = local_rows(block, first);
   backward_norm(h, d, rows, owner && d.z, block.dmixed);
   if (h.aug != nullptr && owner) {
-    backward_augmentation(h, rows, {block.dmixed.data, block.dmixed.stride}, block.dv,
-                          block.daugmentation);
+    backward_augmentation(h, rows, read_only(block.dmixed), block.dv, block.daugmentation);
   } else {
     std::memset(block.dv.data, 0, block.tokens * block.values * sizeof(float));
   }

@@ -23,6 +23,11 @@ struct Rows {
 };
 
 template <class T>
+Rows<const T> read_only(Rows<T> rows) {
+  return {rows.data, rows.stride};
+}
+
+template <class T>
 Rows<T> reversed(Rows<T> rows, std::int64_t count) {
   if (!rows || count == 0) return rows;
   return {rows[count - 1], -rows.stride};

@@ -93,7 +93,7 @@ inline HWY_NOINLINE void finish(const Head<float>& h, const HeadOutputs<float>& 
       });
     }
   }
-  const RowNorms norms({c.data, c.stride}, rows.count, width);
+  const RowNorms norms(read_only(c), rows.count, width);
   for (std::int64_t t = 0; t < rows.count; ++t) {
     const std::int64_t token = rows.first + t;
     const float* z_row = h.z ? h.z[token] : nullptr;

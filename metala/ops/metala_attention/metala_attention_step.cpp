@@ -72,7 +72,7 @@ void step_forward(const Head<float>& h, const HeadOutputs<float>& out, float* sp
         std::memcpy(state[i], before[i], bytes);
       }
     }
-    before = {state.data, state.stride};
+    before = read_only(state);
   }
   Token token;
   for (std::int64_t t = 0; t < h.tokens; ++t) {
@@ -80,7 +80,7 @@ void step_forward(const Head<float>& h, const HeadOutputs<float>& out, float* sp
     std::int64_t i = 0;
     for (; i + 4 <= h.key_width; i += 4) pass_rows<4>(h, i, h.v[t], before, state, token);
     for (; i < h.key_width; ++i) pass_rows<1>(h, i, h.v[t], before, state, token);
-    before = {state.data, state.stride};
+    before = read_only(state);
     finish(h, out, {t, 1, {h.q[t], 0}, {token.k, 0}, {h.v[t], 0}}, {token.mixed, 0});
   }
 }
