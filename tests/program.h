@@ -45,10 +45,11 @@ class Folder {
 };
 
 // `arguments` as a shell would read them; standard input is /dev/null unless redirected there.
-inline Outcome metala(const std::string& arguments) {
+// `before` is what the shell puts in front of the program.
+inline Outcome metala(const std::string& arguments, const std::string& before = "") {
   const Folder folder;
   const std::string input = arguments.find('<') == std::string::npos ? " </dev/null" : "";
-  const std::string line = std::string(METALA_PROGRAM) + " " + arguments + input + " >" +
+  const std::string line = before + " " + METALA_PROGRAM + " " + arguments + input + " >" +
                            (folder / "out") + " 2>" + (folder / "err");
   const int status = std::system(line.c_str());
   return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), slurp(folder / "out"),

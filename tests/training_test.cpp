@@ -16,7 +16,22 @@ std::string train(const std::string& folder, const std::string& more) {
          "--sequences 4 --seed 3 --validate-every 0 --output " + folder + " " + more;
 }
 
-const std::string weights = "/model.safetensors";
+// The metrics that do not tell the time, line by line.
+std::string metrics_of(const std::string& run) {
+  std::ifstream lines(run + "/metrics.jsonl");
+  std::string kept;
+  for (std::string line; std::getline(lines, line);) {
+    const auto record = nlohmann::json::parse(line);
+    for (const char* name : {"train/lm_loss", "train/gradient_norm", "train/learning_rate"}) {
+      if (record.contains(name)) kept += record[name].dump() + " ";
+    }
+    kept += "\n";
+  }
+  return kept;
+}
+
+// A limit on the size of files stands in for a full disk: writes fail in the middle.
+const std::string no_large_files = "trap '' XFSZ; ulimit -f 8;";
 
 TEST(Training, AResumedRunEndsWithTheBitsOfAnUndisturbedOne) {
   const Folder folder;
@@ -28,10 +43,58 @@ TEST(Training, AResumedRunEndsWithTheBitsOfAnUndisturbedOne) {
   std::filesystem::create_directories(parts + "/step-00000009");  // a folder that is not complete
   spill(parts + "/step-00000009/COMPLETE", "{\"model.safetensors\": 5}");
   ASSERT_EQ(metala(train(parts, "--steps 12 --resume")).status, 0);
-  EXPECT_EQ(slurp(parts + "/step-00000012" + weights),
-            slurp((folder / "whole") + "/step-00000012" + weights));
-  EXPECT_EQ(slurp(parts + "/step-00000012/optimizer.safetensors"),
-            slurp((folder / "whole") + "/step-00000012/optimizer.safetensors"));
+  for (const std::string file : {"/model.safetensors", "/optimizer.safetensors"}) {
+    const std::string last = "/step-00000012" + file;
+    EXPECT_TRUE(slurp(parts + last) == slurp((folder / "whole") + last)) << file;
+  }
+}
+
+TEST(Training, KillsAtAnyMomentLoseNothing) {
+  const Folder folder;
+  const std::string options = "--steps 24 --save-every 2";
+  ASSERT_EQ(metala(train(folder / "whole", options)).status, 0);
+  const std::string run = folder / "killed";
+  int kills = 0;
+  for (int milliseconds = 40; milliseconds < 4000; milliseconds += 35) {
+    const std::string limit = "timeout -s KILL 0." + std::to_string(milliseconds + 10000).substr(1);
+    bool resumable = false;
+    if (std::filesystem::exists(run)) {
+      for (const auto& entry : std::filesystem::directory_iterator(run)) {
+        resumable |= std::filesystem::exists(entry.path() / "COMPLETE") &&
+                     entry.path().extension() != ".partial";
+      }
+      if (!resumable) std::filesystem::remove_all(run);
+    }
+    const Outcome o = metala(train(run, options + (resumable ? " --resume" : "")), limit);
+    if (o.status == 0) break;
+    ASSERT_EQ(o.status, 137) << o.err;  // killed, and nothing else went wrong
+    ++kills;
+  }
+  EXPECT_GT(kills, 1);
+  for (const std::string file : {"/model.safetensors", "/optimizer.safetensors"}) {
+    const std::string last = "/step-00000024" + file;
+    EXPECT_TRUE(slurp(run + last) == slurp((folder / "whole") + last)) << file;
+  }
+  EXPECT_EQ(metrics_of(run), metrics_of(folder / "whole"));
+}
+
+TEST(Training, AFullDiskIsReportedAndTheLastCheckpointStays) {
+  const Folder folder;
+  const std::string run = folder / "run";
+  ASSERT_EQ(metala(train(run, "--steps 2")).status, 0);
+  const Outcome full = metala(train(folder / "full", "--steps 2"), no_large_files);
+  EXPECT_EQ(full.status, 1);
+  EXPECT_NE(full.err.find("write failed"), std::string::npos) << full.err;
+  for (const auto& entry : std::filesystem::directory_iterator(folder / "full")) {
+    EXPECT_FALSE(entry.is_directory()) << entry.path();  // no half-written checkpoint
+  }
+  const std::string state = folder / "state";
+  spill(state, "what was there");
+  const Outcome generated =
+      metala("generate " + run + " hi -n 1 -q --save-state " + state, no_large_files);
+  EXPECT_EQ(generated.status, 1);
+  EXPECT_NE(generated.err.find("write failed"), std::string::npos) << generated.err;
+  EXPECT_EQ(slurp(state), "what was there");
 }
 
 TEST(Training, TheLossFallsAndTheRunLeavesMetricsCurveAndAWholeModel) {

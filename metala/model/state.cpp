@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
 #include <map>
 
 #include "metala/io/safetensors.h"
@@ -77,6 +79,7 @@ void State::save(const std::string& path, const std::string& fingerprint) const 
 }
 
 State State::load(const std::string& path, const Config& config, const std::string& fingerprint) {
+  require(!config.bidirectional, "state: a bidirectional model has no state");
   const SafetensorsFile file = SafetensorsFile::open(path);
   const auto metadata = [&](const char* key) {
     const auto found = file.metadata().find(key);
@@ -90,30 +93,38 @@ State State::load(const std::string& path, const Config& config, const std::stri
           "the model that saved it",
           path, metadata("model"), fingerprint);
 
-  const auto tensor = [&](const std::string& name, const Shape& shape, DType type) {
-    const Tensor t = file.tensor(name);
-    check_tensor(fmt::format("{}: {}", path, name), t, shape, type);
-    return t.copy();
-  };
   const Tensor tokens = file.tensor("tokens");
   require(tokens.rank() == 1 && tokens.dtype() == DType::i64, "{}: tokens must be a vector of i64",
           path);
-  State state(config, tokens.size(0));
+  const std::int64_t batch = tokens.size(0);
+  // Views of the file are checked before any memory is taken: what a file holds bounds what it asks
+  // for.
+  const auto tensor = [&](const std::string& name, const Shape& shape) {
+    const Tensor view = file.tensor(name);
+    check_tensor(fmt::format("{}: {}", path, name), view, shape, DType::f32);
+    const Tensor copy = view.copy();
+    const float* values = copy.data<float>();
+    require(std::all_of(values, values + copy.count(), [](float x) { return std::isfinite(x); }),
+            "{}: {} holds a NaN or an infinity; the file is damaged", path, name);
+    return copy;
+  };
+  State state;
   const std::int64_t* counts = tokens.data<std::int64_t>();
-  state.tokens_.assign(counts, counts + tokens.count());
+  state.tokens_.assign(counts, counts + batch);
   for (const auto count : state.tokens_) {
     require(count >= 0, "{}: tokens holds a negative number, {}", path, count);
   }
-  for (std::size_t i = 0; i < state.layers_.size(); ++i) {
-    auto& layer = state.layers_[i];
-    layer.recurrent = tensor(fmt::format("recurrent.{}", i), layer.recurrent.shape(), DType::f32);
-    if (layer.conv.defined()) {
-      layer.conv = tensor(fmt::format("conv.{}", i), layer.conv.shape(), DType::f32);
+  for (std::int64_t i = 0; i < config.layers; ++i) {
+    LayerState layer;
+    layer.recurrent = tensor(fmt::format("recurrent.{}", i),
+                             {batch, config.heads, config.key_width(), config.value_width()});
+    if (config.short_conv_width > 0) {
+      layer.conv =
+          tensor(fmt::format("conv.{}", i), {batch, config.width, config.short_conv_width});
     }
+    state.layers_.push_back(std::move(layer));
   }
-  if (file.contains("logits")) {
-    state.logits_ = tensor("logits", {state.batch(), config.vocab_size}, DType::f32);
-  }
+  if (file.contains("logits")) state.logits_ = tensor("logits", {batch, config.vocab_size});
   return state;
 }
 
