@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "metala/base/error.h"
+
 namespace metala {
 
 std::size_t size_of(DType type) {
@@ -17,8 +19,22 @@ std::size_t size_of(DType type) {
       return 2;
     case DType::u8:
       return 1;
+    case DType::q8:
+    case DType::q4:
+      break;
   }
-  return 0;
+  fail("{} has no size of one element", name_of(type));
+}
+
+std::size_t bytes_of(DType type, std::size_t elements) {
+  const std::size_t scales = elements / 16;
+  if (type == DType::q8) return elements + scales;
+  if (type == DType::q4) return elements / 2 + scales;
+  return elements * size_of(type);
+}
+
+bool in_blocks(DType type) {
+  return type == DType::q8 || type == DType::q4;
 }
 
 std::string_view name_of(DType type) {
@@ -37,6 +53,10 @@ std::string_view name_of(DType type) {
       return "i64";
     case DType::u8:
       return "u8";
+    case DType::q8:
+      return "q8";
+    case DType::q4:
+      return "q4";
   }
   return "?";
 }

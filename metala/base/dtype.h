@@ -1,4 +1,7 @@
 // Element types of tensors, and the two 16-bit floating-point formats the standard lacks.
+//
+// q8 and q4 are weights in blocks (quantized.h): their rows are units that only ops made for them
+// look into.
 #pragma once
 
 #include <bit>
@@ -8,9 +11,12 @@
 
 namespace metala {
 
-enum class DType : std::uint8_t { f32, f64, bf16, f16, i32, i64, u8 };
+enum class DType : std::uint8_t { f32, f64, bf16, f16, i32, i64, u8, q8, q4 };
 
-std::size_t size_of(DType);       // bytes of one element
+std::size_t size_of(DType);  // bytes of one element; an Error for types in blocks
+// Of consecutive elements; for types in blocks a multiple of 64.
+std::size_t bytes_of(DType, std::size_t elements);
+bool in_blocks(DType);            // q8, q4
 std::string_view name_of(DType);  // "f32", "bf16", ...
 
 // bfloat16: the upper half of a float32. Conversion rounds to nearest even and keeps NaN.

@@ -5,6 +5,10 @@
 #include <cstring>
 #include <limits>
 #include <new>
+#include <vector>
+
+#include "metala/base/quantized.h"
+#include "metala/base/threads.h"
 
 namespace metala {
 namespace {
@@ -20,7 +24,11 @@ std::shared_ptr<void> allocate(std::size_t bytes) {
 }
 
 std::size_t checked_bytes(const Shape& shape, DType type) {
-  std::size_t bytes = size_of(type);
+  require(
+      !in_blocks(type) || (shape.rank() > 0 && shape[shape.rank() - 1] % quantized::multiple == 0),
+      "tensor: {} of {}; wanted rows of a multiple of {}", shape.text(), name_of(type),
+      quantized::multiple);
+  std::size_t bytes = bytes_of(type, quantized::multiple);  // of a block, the most that is one unit
   for (const auto size : shape) {
     require(size >= 0, "tensor: negative size in {}", shape.text());
     const auto n = static_cast<std::size_t>(size);
@@ -28,7 +36,7 @@ std::size_t checked_bytes(const Shape& shape, DType type) {
             "tensor: {} elements of {} do not fit in memory", shape.text(), name_of(type));
     bytes *= n;
   }
-  return bytes;
+  return bytes_of(type, static_cast<std::size_t>(shape.count()));
 }
 
 double load(const std::byte* at, DType type) {
@@ -64,6 +72,48 @@ void store(std::byte* at, DType type, double value) {
     default:
       fail("tensor: {} is no floating-point type", name_of(type));
   }
+}
+
+void convert(const std::byte* from, DType from_type, std::byte* to, DType to_type, std::int64_t n) {
+  const auto from_size = static_cast<std::int64_t>(size_of(from_type));
+  const auto to_size = static_cast<std::int64_t>(size_of(to_type));
+  for (std::int64_t i = 0; i < n; ++i) {
+    store(to + i * to_size, to_type, load(from + i * from_size, from_type));
+  }
+}
+
+// A row to or from a type in blocks, by way of float32.
+void convert_blocks(const Tensor& from, const Tensor& to) {
+  const std::int64_t n = from.size(0);
+  std::vector<float> wide(static_cast<std::size_t>(n));
+  auto* floats = reinterpret_cast<std::byte*>(wide.data());
+  if (in_blocks(from.dtype())) {
+    quantized::dequantize_row(from.raw(), n, from.dtype(), wide.data());
+  } else {
+    convert(static_cast<const std::byte*>(from.raw()), from.dtype(), floats, DType::f32, n);
+  }
+  if (in_blocks(to.dtype())) {
+    quantized::quantize_row(wide.data(), n, to.dtype(), to.raw());
+  } else {
+    convert(floats, DType::f32, static_cast<std::byte*>(to.raw()), to.dtype(), n);
+  }
+}
+
+// Matrices to or from a type in blocks. The first row that cannot be converted says why.
+void copy_blocks(const Tensor& to, const Tensor& from) {
+  require(to.rank() == 2, "tensor: {} {} to {}; only matrices come in blocks",
+          name_of(from.dtype()), from.shape().text(), name_of(to.dtype()));
+  std::vector<std::string> failures(static_cast<std::size_t>(to.size(0)));
+  parallel_ranges(to.size(0), 8, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      try {
+        convert_blocks(from.row(i), to.row(i));
+      } catch (const Error& e) {
+        failures[static_cast<std::size_t>(i)] = e.what();
+      }
+    }
+  });
+  for (const auto& failure : failures) require(failure.empty(), "{}", failure);
 }
 
 // Calls f(a, b) with the offsets, in elements, of each row of the innermost dimension.
@@ -147,8 +197,10 @@ Tensor Tensor::slice(int dimension, std::int64_t begin, std::int64_t end) const 
       "tensor: slice {}..{} of dimension {} of {}", begin, end, dimension, shape_.text());
   Tensor t = *this;
   t.shape_[dimension] = end - begin;
+  require(!in_blocks(dtype_) || dimension < rank() - 1, "tensor: columns of {} cannot be cut out",
+          name_of(dtype_));
   t.data_ = static_cast<std::byte*>(data_) +
-            begin * strides_[dimension] * static_cast<std::int64_t>(size_of(dtype_));
+            bytes_of(dtype_, static_cast<std::size_t>(begin * strides_[dimension]));
   return t;
 }
 
@@ -195,27 +247,28 @@ void Tensor::copy_from(const Tensor& from) const {
   require(shape_ == from.shape_, "tensor: copy of {} into {}", from.shape_.text(), shape_.text());
   const Shape flat = rank() == 0 ? Shape{1} : shape_;
   const auto width = flat[flat.rank() - 1];
-  const auto to_size = static_cast<std::int64_t>(size_of(dtype_));
-  const auto from_size = static_cast<std::int64_t>(size_of(from.dtype_));
+  const auto at = [](const Tensor& t, std::int64_t element) {
+    return static_cast<std::byte*>(t.data_) + bytes_of(t.dtype_, static_cast<std::size_t>(element));
+  };
+  if ((in_blocks(dtype_) || in_blocks(from.dtype_)) && dtype_ != from.dtype_) {
+    return copy_blocks(*this, from);
+  }
   for_each_row(flat, *this, from, [&](std::int64_t to_row, std::int64_t from_row) {
-    std::byte* out = static_cast<std::byte*>(data_) + to_row * to_size;
-    const std::byte* in = static_cast<const std::byte*>(from.data_) + from_row * from_size;
+    std::byte* out = at(*this, to_row);
+    const std::byte* in = at(from, from_row);
     if (dtype_ == from.dtype_) {
-      std::memcpy(out, in, static_cast<std::size_t>(width * to_size));
+      std::memcpy(out, in, bytes_of(dtype_, static_cast<std::size_t>(width)));
     } else {
-      for (std::int64_t i = 0; i < width; ++i) {
-        store(out + i * to_size, dtype_, load(in + i * from_size, from.dtype_));
-      }
+      convert(in, from.dtype_, out, dtype_, width);
     }
   });
 }
 
 void Tensor::fill_zero() const {
   const Shape flat = rank() == 0 ? Shape{1} : shape_;
-  const auto size = static_cast<std::int64_t>(size_of(dtype_));
   for_each_row(flat, *this, *this, [&](std::int64_t at, std::int64_t) {
-    std::memset(static_cast<std::byte*>(data_) + at * size, 0,
-                static_cast<std::size_t>(flat[flat.rank() - 1] * size));
+    std::memset(static_cast<std::byte*>(data_) + bytes_of(dtype_, static_cast<std::size_t>(at)), 0,
+                bytes_of(dtype_, static_cast<std::size_t>(flat[flat.rank() - 1])));
   });
 }
 

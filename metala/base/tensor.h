@@ -59,7 +59,7 @@ class Tensor {
   std::int64_t size(int i) const { return shape_[i]; }
   std::int64_t stride(int i) const { return strides_[i]; }
   std::int64_t count() const { return defined() ? shape_.count() : 0; }
-  std::size_t bytes() const { return static_cast<std::size_t>(count()) * size_of(dtype_); }
+  std::size_t bytes() const { return bytes_of(dtype_, static_cast<std::size_t>(count())); }
   bool contiguous() const;
 
   // The first element. Throws when T is not the tensor's type.
@@ -76,9 +76,12 @@ class Tensor {
   Tensor row(std::int64_t i) const;  // one index of the first dimension, which goes away
   Tensor reshape(Shape) const;       // contiguous tensors only
   Tensor copy() const;               // fresh contiguous memory, same values
-  Tensor cast(DType) const;          // fresh contiguous memory, values rounded to the type
+  // Fresh contiguous memory, values rounded to the type. Matrices can be cast to and from types in
+  // blocks when their rows are a multiple of 64.
+  Tensor cast(DType) const;
 
-  void copy_from(const Tensor&) const;  // same shape, any pair of float types or equal types
+  void copy_from(
+      const Tensor&) const;  // same shape, any pair of float types (or in blocks), or equal types
   void fill_zero() const;
 
  private:

@@ -7,6 +7,7 @@
 
 #include "metala/base/profile.h"
 #include "metala/base/random.h"
+#include "metala/model/checkpoint.h"
 #include "metala/model/language_model.h"
 #include "metala/ops/adamw/adamw.h"
 
@@ -31,8 +32,14 @@ std::vector<std::int32_t> random_ids(std::int64_t count, const Config& config) {
 
 // Random weights, stored as generation would find them in a file of that type.
 Parameters random_parameters(const Config& config, DType weights) {
-  Parameters p = Parameters::initialized(config, Initialization::normal, 1);
-  return weights == DType::f32 ? p : p.cast(weights);
+  const Parameters p = Parameters::initialized(config, Initialization::normal, 1);
+  std::map<std::string, Tensor> stored;
+  for (const auto& spec : expected_tensors(config)) {
+    const Tensor& t = p.tensors().at(spec.name);
+    const DType type = stored_type(spec, weights);
+    stored.emplace(spec.name, type == t.dtype() ? t : t.cast(type));
+  }
+  return Parameters(std::move(stored));
 }
 
 std::vector<std::int64_t> even_offsets(std::int64_t sequences, std::int64_t length) {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -119,6 +120,15 @@ void run_ops(const Options& options) {
   benchmark::Shutdown();
 }
 
+const std::map<std::string, DType>& weight_types() {
+  static const std::map<std::string, DType> types = {{"f32", DType::f32},
+                                                     {"bf16", DType::bf16},
+                                                     {"f16", DType::f16},
+                                                     {"q8", DType::q8},
+                                                     {"q4", DType::q4}};
+  return types;
+}
+
 void run(Options& options) {
   Config& c = options.config;
   c.query_width = c.width / 2;
@@ -128,9 +138,7 @@ void run(Options& options) {
     return options.what == name || options.what == "all";
   };
   if (options.what == "ops") return run_ops(options);
-  const DType weights = options.weights == "bf16"  ? DType::bf16
-                        : options.weights == "f16" ? DType::f16
-                                                   : DType::f32;
+  const DType weights = weight_types().at(options.weights);
   const bench::MachineLimits limits = bench::measure_machine_limits();
   Report report(options, limits);
   if (wanted("decode")) {
@@ -165,9 +173,9 @@ void add_bench(CLI::App& app) {
   command->add_option("--heads", o.config.heads, "Heads")->capture_default_str();
   command->add_option("--glu-width", o.config.glu_width, "GLU width f")->capture_default_str();
   command->add_option("--vocab-size", o.config.vocab_size, "Vocabulary")->capture_default_str();
-  command->add_option("--weights", o.weights, "Type of the weights: f32, bf16, f16")
+  command->add_option("--weights", o.weights, "Type of the weights: f32, bf16, f16, q8, q4")
       ->capture_default_str()
-      ->check(CLI::IsMember({"f32", "bf16", "f16"}));
+      ->check(CLI::IsMember(weight_types()));
   const auto count = [&](const char* name, std::int64_t& value, const char* help) {
     command->add_option(name, value, help)->capture_default_str()->check(positive());
   };

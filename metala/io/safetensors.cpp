@@ -49,8 +49,11 @@ std::string word_for(DType type) {
       return "I64";
     case DType::u8:
       return "U8";
+    case DType::q8:
+    case DType::q4:
+      break;
   }
-  return "";
+  fail("safetensors: has no type for {}", name_of(type));
 }
 
 std::uint64_t unsigned_number(const nlohmann::json& value, const std::string& what) {

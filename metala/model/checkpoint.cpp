@@ -6,7 +6,9 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <memory>
 
+#include "metala/base/quantized.h"
 #include "metala/base/random.h"
 #include "metala/base/threads.h"
 #include "metala/io/file.h"
@@ -80,12 +82,39 @@ std::string torch_name(DType dtype) {
     case DType::f32:
       return "float32";
     case DType::bf16:
+    case DType::q8:
+    case DType::q4:
       return "bfloat16";
     case DType::f16:
       return "float16";
     default:
-      fail("checkpoint: weights are written as f32, bf16 or f16, not {}", name_of(dtype));
+      fail("checkpoint: weights are written as f32, bf16, f16, q8 or q4, not {}", name_of(dtype));
   }
+}
+
+// A matrix in blocks travels as bytes: U8 [rows, bytes of a row].
+Tensor as_bytes(const Tensor& t) {
+  if (!in_blocks(t.dtype())) return t;
+  const auto row = bytes_of(t.dtype(), static_cast<std::size_t>(t.size(1)));
+  return Tensor::wrap(t.raw(), {t.size(0), static_cast<std::int64_t>(row)}, DType::u8,
+                      std::make_shared<Tensor>(t));
+}
+
+// Undoes as_bytes where `shape` is what the bytes stand for.
+Tensor as_blocks(const Tensor& t, const Shape& shape) {
+  if (t.dtype() != DType::u8 || t.rank() != 2 || shape.rank() != 2 || t.size(0) != shape[0] ||
+      shape[1] % quantized::multiple != 0) {
+    return t;
+  }
+  for (const DType type : {DType::q8, DType::q4}) {
+    const auto row = bytes_of(type, static_cast<std::size_t>(shape[1]));
+    if (t.size(1) == static_cast<std::int64_t>(row)) {
+      const bool aligned = reinterpret_cast<std::uintptr_t>(t.raw()) % 2 == 0;  // for the scales
+      const auto owner = std::make_shared<Tensor>(aligned ? t : t.copy());
+      return Tensor::wrap(owner->raw(), shape, type, owner);
+    }
+  }
+  return t;
 }
 
 // Whether any of n 32-bit or 16-bit words has all exponent bits set.
@@ -120,6 +149,15 @@ bool finite(const Tensor& t) {
     case DType::f16:
       return !has_special(static_cast<const std::uint16_t*>(t.raw()), t.count(),
                           std::uint16_t{0x7c00u});
+    case DType::q8:
+    case DType::q4: {
+      const std::int64_t groups = t.size(1) / quantized::group;
+      for (std::int64_t row = 0; row < t.size(0); ++row) {
+        const auto* scales = static_cast<const std::uint16_t*>(t.row(row).raw());
+        if (has_special(scales, groups, std::uint16_t{0x7c00u})) return false;
+      }
+      return true;
+    }
     default:
       return true;
   }
@@ -177,6 +215,17 @@ std::vector<TensorSpec> expected_tensors(const Config& c) {
   return all;
 }
 
+// Blocks hold the large matrices only: what decides how long the state remembers, and small
+// tensors, keep their precision, and a 4-bit model keeps its embedding and head in 8 bits.
+DType stored_type(const TensorSpec& spec, DType wanted) {
+  if (!in_blocks(wanted)) return wanted;
+  if (spec.shape.rank() != 2) return DType::f32;
+  if (spec.name.ends_with("k_gate.weight") || spec.shape[1] % quantized::multiple != 0) {
+    return DType::bf16;
+  }
+  return spec.name == embedding_name || spec.name == head_name ? DType::q8 : wanted;
+}
+
 Checkpoint load_checkpoint(const std::string& folder) {
   const std::string config_path = folder + "/config.json";
   require(fs::exists(config_path), "{}: is not a model folder (it has no config.json)", folder);
@@ -195,16 +244,19 @@ Checkpoint load_checkpoint(const std::string& folder) {
             spec.name);
     checkpoint.tensors.emplace(spec.name, files.tensor(spec.name));
   }
-  for (const auto& [name, tensor] : checkpoint.tensors) {
+  for (auto& [name, tensor] : checkpoint.tensors) {
     const Shape& shape = wanted.at(name);
+    tensor = as_blocks(tensor, shape);
     require(tensor.shape() == shape, "{}: {} is {}; config.json says {}",
             files.contains(name) ? files.path_of(name) : folder, name, tensor.shape().text(),
             shape.text());
     const DType type = tensor.dtype();
-    require(type == DType::f32 || type == DType::f64 || type == DType::bf16 || type == DType::f16,
-            "{}: {} holds {}; weights must be floating-point", folder, name, name_of(type));
+    require(type == DType::f32 || type == DType::f64 || type == DType::bf16 || type == DType::f16 ||
+                in_blocks(type),
+            "{}: {} holds {}; weights must be floating-point or in blocks", folder, name,
+            name_of(type));
     // The engine computes in float32 at most, so doubles would only cost memory.
-    if (type == DType::f64) checkpoint.tensors.at(name) = tensor.cast(DType::f32);
+    if (type == DType::f64) tensor = tensor.cast(DType::f32);
   }
   for (const auto& name : files.names()) {
     const bool tied_head = checkpoint.config.tie_word_embeddings && name == head_name;
@@ -225,7 +277,8 @@ void save_checkpoint(const std::string& folder, const Config& config,
     require(found != tensors.end(), "checkpoint: tensor {} is missing", spec.name);
     check_tensor("checkpoint: " + spec.name, found->second, spec.shape, found->second.dtype());
     const Tensor& t = found->second;
-    chosen.emplace(spec.name, t.dtype() == dtype ? t : t.cast(dtype));
+    const DType type = stored_type(spec, dtype);
+    chosen.emplace(spec.name, as_bytes(t.dtype() == type ? t : t.cast(type)));
   }
   const std::string json = config_json(config, torch_name(dtype));
   std::error_code failure;

@@ -19,6 +19,9 @@ struct TensorSpec {
 // Every tensor of a model of this configuration, under the names of the authors' class, in order.
 std::vector<TensorSpec> expected_tensors(const Config&);
 
+// The type in which save_checkpoint stores a tensor when `wanted` is asked for.
+DType stored_type(const TensorSpec&, DType wanted);
+
 struct Checkpoint {
   Config config;
   std::map<std::string, Tensor> tensors;  // views of the mapped files
@@ -29,8 +32,11 @@ struct Checkpoint {
 // missing, misshapen or left over.
 Checkpoint load_checkpoint(const std::string& folder);
 
-// Writes config.json last, so that a folder with one is complete. Tensors are written in `dtype`
-// (f32, bf16 or f16); the head is left out when tied. Other files of the folder are left alone.
+// Writes config.json last, so that a folder with one is complete. Tensors are written in `dtype`:
+// f32, bf16, f16, or in blocks (base/quantized.h): q8 or q4 for large matrices, whose bytes are
+// stored as U8 [rows, bytes of a row], bf16 for k_gate and matrices whose rows are no multiple of
+// 64, q8 for embedding and head, f32 for the rest. The head is left out when tied. Other files of
+// the folder are left alone.
 void save_checkpoint(const std::string& folder, const Config&,
                      const std::map<std::string, Tensor>& tensors, DType dtype = DType::f32,
                      std::uint64_t shard_bytes = std::uint64_t{5} << 30);

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <limits>
 
 #include "metala/harness/compare.h"
@@ -24,6 +25,33 @@ std::string message_of(const std::function<void()>& work) {
     return e.what();
   }
   return "accepted";
+}
+
+TEST(Checkpoint, WeightsInBlocksComeBackBitForBitAndNearWhatTheyWere) {
+  const TemporaryFolder folder;
+  Config config = small_config();
+  config.width = 64;
+  config.query_width = 32;
+  config.glu_width = 128;
+  const Parameters parameters = Parameters::initialized(config, Initialization::normal, 7);
+  for (const auto type : {DType::q8, DType::q4}) {
+    save_checkpoint(folder.path(), config, parameters.tensors(), type);
+    const Checkpoint loaded = load_checkpoint(folder.path());
+    check_finite(loaded.tensors, folder.path());
+    const auto& l1 = loaded.tensors.at("model.layers.0.channel_mixer.l1.weight");
+    EXPECT_EQ(l1.dtype(), type);
+    EXPECT_EQ(l1.shape(), (Shape{128, 64}));
+    EXPECT_EQ(loaded.tensors.at("model.embed_tokens.weight").dtype(), DType::q8);
+    EXPECT_EQ(loaded.tensors.at("model.layers.0.token_mixer.k_gate.weight").dtype(), DType::bf16);
+    EXPECT_EQ(loaded.tensors.at("model.layers.0.token_mixer.conv1d.weight").dtype(), DType::f32);
+    const Tensor original = parameters.tensors().at("model.layers.0.channel_mixer.l1.weight");
+    EXPECT_TRUE(close(l1.cast(DType::f32), original, type == DType::q8 ? 4e-3 : 1.5e-1));
+    save_checkpoint(folder.path() + "/again", config, loaded.tensors, type);
+    const auto again = load_checkpoint(folder.path() + "/again").tensors;
+    for (const auto& [name, tensor] : loaded.tensors) {
+      EXPECT_TRUE(std::memcmp(tensor.raw(), again.at(name).raw(), tensor.bytes()) == 0) << name;
+    }
+  }
 }
 
 TEST(Checkpoint, EveryKindOfModelIsWrittenAndReadBackBitForBit) {

@@ -17,7 +17,7 @@ std::size_t rounded(std::size_t bytes) {
 }  // namespace
 
 Tensor Arena::uninitialized(Shape shape, DType type) {
-  const std::size_t bytes = rounded(static_cast<std::size_t>(shape.count()) * size_of(type));
+  const std::size_t bytes = rounded(bytes_of(type, static_cast<std::size_t>(shape.count())));
   while (at_.chunk < chunks_.size() && at_.used + bytes > chunks_[at_.chunk].size) {
     at_ = {at_.chunk + 1, 0};
   }

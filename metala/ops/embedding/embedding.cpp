@@ -1,5 +1,6 @@
 #include "metala/ops/embedding/embedding.h"
 
+#include "metala/base/quantized.h"
 #include "metala/base/threads.h"
 
 namespace metala::embedding {
@@ -28,6 +29,16 @@ void look_up(std::span<const std::int32_t> ids, const Tensor& table, double scal
           }
         }
       });
+}
+
+// Rows in blocks.
+void look_up_blocks(std::span<const std::int32_t> ids, const Tensor& table, double scale,
+                    const Tensor& y) {
+  for (std::size_t n = 0; n < ids.size(); ++n) {
+    float* to = y.data<float>() + static_cast<std::int64_t>(n) * y.stride(0);
+    quantized::dequantize_row(table.row(ids[n]).raw(), table.size(1), table.dtype(), to);
+    for (std::int64_t i = 0; i < table.size(1); ++i) to[i] *= static_cast<float>(scale);
+  }
 }
 
 // Threads own columns, so repeated ids add up in the order of positions whatever their number.
@@ -61,8 +72,11 @@ void forward(std::span<const std::int32_t> ids, const Tensor& table, double scal
       return look_up<float, bf16>(ids, table, scale, y);
     case DType::f16:
       return look_up<float, f16>(ids, table, scale, y);
+    case DType::q8:
+    case DType::q4:
+      return look_up_blocks(ids, table, scale, y);
     default:
-      fail("embedding: table is {}; wanted f32, bf16, f16 or f64", name_of(table.dtype()));
+      fail("embedding: table is {}; wanted f32, bf16, f16, q8, q4 or f64", name_of(table.dtype()));
   }
 }
 

@@ -9,10 +9,12 @@ namespace {
 // Up to here streaming the weights beats the BLAS, which first copies them into packed panels
 // (README, "Ladder").
 constexpr std::int64_t streaming_rows = 8;
+constexpr std::int64_t streaming_rows_in_blocks = 16;
 
 bool weight_type_fits(DType x, DType weight) {
   if (x == DType::f64) return weight == DType::f64;
-  return x == DType::f32 && (weight == DType::f32 || weight == DType::bf16 || weight == DType::f16);
+  return x == DType::f32 && (weight == DType::f32 || weight == DType::bf16 ||
+                             weight == DType::f16 || in_blocks(weight));
 }
 
 void check_matrix(const char* what, const Tensor& t) {
@@ -28,7 +30,7 @@ void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor y
   check_tensor("linear: x", x, {x.size(0), weight.size(1)}, x.dtype());
   require(weight_type_fits(x.dtype(), weight.dtype()),
           "linear: x is {} and weight {}; wanted both "
-          "f64, or x f32 with weight f32, bf16 or f16",
+          "f64, or x f32 with weight f32, bf16, f16, q8 or q4",
           name_of(x.dtype()), name_of(weight.dtype()));
   check_optional("linear: bias", bias, {weight.size(0)}, x.dtype());
   check_tensor("linear: y", y, {x.size(0), weight.size(0)}, x.dtype());
@@ -36,7 +38,10 @@ void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor y
   if (x.dtype() == DType::f64) {
     return reference::forward<double>(x, weight, bias, y, accumulate);
   }
-  if (x.size(0) <= streaming_rows) {
+  if (in_blocks(weight.dtype()) && x.size(0) <= streaming_rows_in_blocks) {
+    return cpu::forward_quantized(x, weight, bias, y, accumulate);
+  }
+  if (!in_blocks(weight.dtype()) && x.size(0) <= streaming_rows) {
     return cpu::forward_streaming(x, weight, bias, y, accumulate);
   }
   return cpu::forward_blas(x, weight, bias, y, accumulate);

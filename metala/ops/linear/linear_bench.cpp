@@ -15,6 +15,8 @@ void linear_decode(benchmark::State& state, DType type) {
 }
 BENCHMARK_CAPTURE(linear_decode, f32, DType::f32)->Arg(1)->Arg(4)->Arg(8)->Arg(16)->UseRealTime();
 BENCHMARK_CAPTURE(linear_decode, bf16, DType::bf16)->Arg(1)->Arg(4)->Arg(8)->Arg(16)->UseRealTime();
+BENCHMARK_CAPTURE(linear_decode, q8, DType::q8)->Arg(1)->Arg(4)->Arg(8)->Arg(16)->UseRealTime();
+BENCHMARK_CAPTURE(linear_decode, q4, DType::q4)->Arg(1)->Arg(4)->Arg(8)->Arg(16)->UseRealTime();
 
 void linear_prefill(benchmark::State& state, DType type) {
   const Tensor x = Tensor::zeros({512, 1024});
@@ -27,6 +29,8 @@ void linear_prefill(benchmark::State& state, DType type) {
 }
 BENCHMARK_CAPTURE(linear_prefill, f32, DType::f32)->UseRealTime();
 BENCHMARK_CAPTURE(linear_prefill, bf16, DType::bf16)->UseRealTime();
+BENCHMARK_CAPTURE(linear_prefill, q8, DType::q8)->UseRealTime();
+BENCHMARK_CAPTURE(linear_prefill, q4, DType::q4)->UseRealTime();
 
 }  // namespace
 }  // namespace metala

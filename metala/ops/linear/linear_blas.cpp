@@ -8,7 +8,7 @@
 namespace metala::linear::cpu {
 namespace {
 
-// A widened panel of 16-bit weights stays in the second-level cache of one core, more or less.
+// A widened panel of narrower weights stays in the second-level cache of one core, more or less.
 constexpr std::int64_t panel_elements = 512 * 1024;
 
 void start_rows(const Tensor& bias, const Tensor& y) {
@@ -53,7 +53,8 @@ void forward_blas(const Tensor& x, const Tensor& weight, const Tensor& bias, Ten
   for (std::int64_t at = 0; at < weight.size(0); at += rows) {
     const std::int64_t end = std::min(at + rows, weight.size(0));
     const Tensor part = panel.rows(0, end - at);
-    widen(weight.rows(at, end), part);
+    const Tensor narrow = weight.rows(at, end);
+    in_blocks(weight.dtype()) ? widen_quantized(narrow, part) : widen(narrow, part);
     matrix_product(x, Transpose::no, part, Transpose::yes, beta, y.slice(1, at, end));
   }
 }

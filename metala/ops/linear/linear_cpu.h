@@ -9,13 +9,18 @@ namespace metala::linear::cpu {
 void forward_streaming(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor y,
                        bool accumulate);
 
-// Many rows: the BLAS; 16-bit weights are widened a panel at a time.
+// Many rows: the BLAS; weights narrower than f32 are widened a panel at a time.
 void forward_blas(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor y,
                   bool accumulate);
 void backward_input_blas(const Tensor& dy, const Tensor& weight, Tensor dx);
 void backward_weight_blas(const Tensor& dy, const Tensor& x, Tensor dweight, Tensor dbias);
 
-// Rows of 16-bit numbers as f32.
+// Few rows of x, W in blocks (q8, q4).
+void forward_quantized(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor y,
+                       bool accumulate);
+
+// Rows of 16-bit numbers, or of blocks, as f32.
 void widen(const Tensor& from, Tensor to);
+void widen_quantized(const Tensor& from, Tensor to);
 
 }  // namespace metala::linear::cpu

@@ -169,7 +169,7 @@ namespace {
 
 const std::byte* row_of(const Tensor& t, std::int64_t row) {
   return static_cast<const std::byte*>(t.raw()) +
-         row * t.stride(0) * static_cast<std::int64_t>(size_of(t.dtype()));
+         bytes_of(t.dtype(), static_cast<std::size_t>(row * t.stride(0)));
 }
 
 }  // namespace
