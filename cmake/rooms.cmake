@@ -68,7 +68,7 @@ function(metala_program room)
   target_link_libraries(metala_program
     PRIVATE metala metala_benchmarks metala_options CLI11::CLI11 nlohmann_json::nlohmann_json
             spdlog::spdlog benchmark::benchmark OpenMP::OpenMP_CXX PkgConfig::openblas
-            PkgConfig::hwy)
+            PkgConfig::hwy PkgConfig::edit)
 endfunction()
 
 function(metala_tests)

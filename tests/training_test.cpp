@@ -212,6 +212,30 @@ TEST_F(Generation, BadRequestsAreRefusedInOneLine) {
   EXPECT_TRUE(refuses(metala("generate " + model_ + "/step-00000010/config.json hi"), 1, "model"));
 }
 
+TEST_F(Generation, AChatSavedInOneProcessContinuesInAnotherAsIfUndisturbed) {
+  const std::string chat = "chat " + model_ + " --temperature 0 -n 12 < ";
+  const std::string file = *folder_ / "talk.safetensors";
+  spill(*folder_ / "whole", "One\nTwo\n");
+  spill(*folder_ / "first", "One\n/save " + file + "\nNot\n/undo\n/exit\nnever read\n");
+  spill(*folder_ / "second", "/load " + file + "\nTwo\n");
+  const Outcome whole = metala(chat + (*folder_ / "whole"));
+  const Outcome first = metala(chat + (*folder_ / "first"));
+  const Outcome second = metala(chat + (*folder_ / "second"));
+  ASSERT_EQ(whole.status + first.status + second.status, 0) << first.err << second.err;
+  EXPECT_TRUE(whole.out.starts_with(first.out.substr(0, 5)));
+  EXPECT_TRUE(whole.out.ends_with(second.out));
+  EXPECT_GT(second.out.size(), 1u);
+  // generate reads it too, from where it stands.
+  EXPECT_EQ(json("-n 3 --load-state " + file)["sequences"].size(), 1u);
+}
+
+TEST_F(Generation, AScriptedChatStopsAtItsFirstErrorInOneLine) {
+  spill(*folder_ / "script", "/undo\nnever read\n");
+  EXPECT_TRUE(refuses(metala("chat " + model_ + " < " + (*folder_ / "script")), 1, "undo"));
+  spill(*folder_ / "script", "/frobnicate\n");
+  EXPECT_TRUE(refuses(metala("chat " + model_ + " < " + (*folder_ / "script")), 1, "/help"));
+}
+
 TEST(TrainingMisuse, IsRefusedInOneLine) {
   const Folder folder;
   spill(folder / "empty.txt", "");

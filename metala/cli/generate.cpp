@@ -16,6 +16,7 @@
 #include "metala/cli/checks.h"
 #include "metala/cli/commands.h"
 #include "metala/cli/loaded_model.h"
+#include "metala/generate/conversation.h"
 #include "metala/generate/generator.h"
 #include "metala/generate/text_stream.h"
 #include "metala/io/file.h"
@@ -123,7 +124,9 @@ class Generation {
     std::vector<std::vector<std::int32_t>> histories;
     for (const auto& prompt : prompts) histories.push_back(loaded.tokenizer->encode(prompt));
     if (!options_.load_state.empty()) {
-      state_ = State::load(options_.load_state, config, loaded.fingerprint());
+      State::Metadata metadata;
+      state_ = State::load(options_.load_state, config, loaded.fingerprint(), &metadata);
+      if (Conversation::saved_in(metadata)) state_ = state_.select({0});  // where it stands
       if (histories.empty()) histories.resize(static_cast<std::size_t>(state_.batch()));
       if (state_.batch() == 1 && histories.size() > 1) {
         state_ = state_.select(std::vector<std::int64_t>(histories.size(), 0));  // a fork for each

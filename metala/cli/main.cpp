@@ -98,6 +98,7 @@ int run(int argc, char** argv) {
   app.require_subcommand(1);
   app.get_formatter()->column_width(34);
   add_generate(app);
+  add_chat(app);
   add_train(app);
   add_verify(app);
   add_bench(app);

@@ -65,7 +65,40 @@ State State::select(const std::vector<std::int64_t>& sequences) const {
   return chosen;
 }
 
-void State::save(const std::string& path, const std::string& fingerprint) const {
+State State::joined(const std::vector<State>& states) {
+  require(!states.empty(), "state: nothing to join");
+  const State& first = states.front();
+  const auto join = [&](auto part) {
+    Shape shape = part(first).shape();
+    shape[0] = 0;
+    for (const auto& state : states) shape[0] += state.batch();
+    const Tensor all = Tensor::uninitialized(shape, part(first).dtype());
+    std::int64_t at = 0;
+    for (const auto& state : states) {
+      all.rows(at, at + state.batch()).copy_from(part(state));
+      at += state.batch();
+    }
+    return all;
+  };
+  State all;
+  for (const auto& state : states) {
+    all.tokens_.insert(all.tokens_.end(), state.tokens_.begin(), state.tokens_.end());
+    require(state.logits_.defined() == first.logits_.defined(),
+            "state: states with and without logits cannot be joined");
+  }
+  for (std::size_t i = 0; i < first.layers_.size(); ++i) {
+    LayerState layer;
+    layer.recurrent = join([i](const State& s) { return s.layers_.at(i).recurrent; });
+    if (first.layers_[i].conv.defined()) {
+      layer.conv = join([i](const State& s) { return s.layers_.at(i).conv; });
+    }
+    all.layers_.push_back(std::move(layer));
+  }
+  if (first.logits_.defined()) all.logits_ = join([](const State& s) { return s.logits_; });
+  return all;
+}
+
+void State::save(const std::string& path, const std::string& fingerprint, Metadata metadata) const {
   std::map<std::string, Tensor> tensors;
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     tensors.emplace(fmt::format("recurrent.{}", i), layers_[i].recurrent);
@@ -75,23 +108,26 @@ void State::save(const std::string& path, const std::string& fingerprint) const 
   const Tensor tokens = Tensor::uninitialized({batch()}, DType::i64);
   std::copy(tokens_.begin(), tokens_.end(), tokens.data<std::int64_t>());
   tensors.emplace("tokens", tokens);
-  write_safetensors(path, tensors, {{"format", format_name}, {"model", fingerprint}});
+  metadata["format"] = format_name;
+  metadata["model"] = fingerprint;
+  write_safetensors(path, tensors, metadata);
 }
 
-State State::load(const std::string& path, const Config& config, const std::string& fingerprint) {
+State State::load(const std::string& path, const Config& config, const std::string& fingerprint,
+                  Metadata* metadata) {
   require(!config.bidirectional, "state: a bidirectional model has no state");
   const SafetensorsFile file = SafetensorsFile::open(path);
-  const auto metadata = [&](const char* key) {
+  const auto entry = [&](const char* key) {
     const auto found = file.metadata().find(key);
     return found == file.metadata().end() ? std::string() : found->second;
   };
-  require(metadata("format") == format_name,
+  require(entry("format") == format_name,
           "{}: not a state file of metala (its format is \"{}\"; wanted \"{}\")", path,
-          metadata("format"), format_name);
-  require(metadata("model") == fingerprint,
+          entry("format"), format_name);
+  require(entry("model") == fingerprint,
           "{}: the state of another model (its fingerprint is {}, this model's {}); load it with "
           "the model that saved it",
-          path, metadata("model"), fingerprint);
+          path, entry("model"), fingerprint);
 
   const Tensor tokens = file.tensor("tokens");
   require(tokens.rank() == 1 && tokens.dtype() == DType::i64, "{}: tokens must be a vector of i64",
@@ -123,6 +159,11 @@ State State::load(const std::string& path, const Config& config, const std::stri
           tensor(fmt::format("conv.{}", i), {batch, config.width, config.short_conv_width});
     }
     state.layers_.push_back(std::move(layer));
+  }
+  if (metadata != nullptr) {
+    *metadata = file.metadata();
+    metadata->erase("format");
+    metadata->erase("model");
   }
   if (file.contains("logits")) state.logits_ = tensor("logits", {batch, config.vocab_size});
   return state;

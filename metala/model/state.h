@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -40,11 +41,16 @@ class State {
   // A batch made of the given sequences of this one, in this order, repeats allowed: selecting
   // {0, 0, 0} forks sequence 0 three ways.
   State select(const std::vector<std::int64_t>& sequences) const;
+  // One batch of the sequences of all, in order. All have logits or none has.
+  static State joined(const std::vector<State>&);
 
-  // A safetensors file with the model's fingerprint (checkpoint.h) in its metadata, written aside
-  // and renamed. Loading refuses the state of another model by name.
-  void save(const std::string& path, const std::string& fingerprint) const;
-  static State load(const std::string& path, const Config&, const std::string& fingerprint);
+  // A safetensors file with the model's fingerprint (checkpoint.h) and the caller's own entries in
+  // its metadata, written aside and renamed. Loading refuses the state of another model by name,
+  // and puts the caller's entries into `metadata` if it is given.
+  using Metadata = std::map<std::string, std::string>;
+  void save(const std::string& path, const std::string& fingerprint, Metadata metadata = {}) const;
+  static State load(const std::string& path, const Config&, const std::string& fingerprint,
+                    Metadata* metadata = nullptr);
 
  private:
   std::vector<LayerState> layers_;

@@ -1,0 +1,296 @@
+// metala chat: a conversation at a terminal or through a pipe.
+#include <fmt/format.h>
+#include <signal.h>
+
+#include <array>
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <random>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "metala/cli/checks.h"
+#include "metala/cli/commands.h"
+#include "metala/cli/line_editor.h"
+#include "metala/cli/loaded_model.h"
+#include "metala/generate/conversation.h"
+
+namespace metala::cli {
+namespace {
+
+struct Options {
+  std::string folder;
+  std::string system;
+  std::string load;
+  GenerationOptions generation;
+  std::vector<std::string> stops;
+  std::int64_t seed = -1;
+  bool quiet = false;
+};
+
+std::atomic<bool> interrupted{false};
+
+void on_interrupt(int) {
+  interrupted = true;
+}
+
+// Without SA_RESTART, so that a read of the terminal returns.
+void catch_interrupts() {
+  struct sigaction action = {};
+  action.sa_handler = on_interrupt;
+  sigaction(SIGINT, &action, nullptr);
+}
+
+std::string history_file() {
+  const char* state = std::getenv("XDG_STATE_HOME");
+  const char* home = std::getenv("HOME");
+  if (state == nullptr && home == nullptr) return "";
+  const std::filesystem::path folder =
+      (state != nullptr ? std::filesystem::path(state)
+                        : std::filesystem::path(home) / ".local" / "state") /
+      "metala";
+  std::error_code failure;
+  std::filesystem::create_directories(folder, failure);
+  return failure ? "" : (folder / "chat_history").string();
+}
+
+constexpr const char* help_text =
+    "  /system TEXT     set the system message (none: remove it)\n"
+    "  /regenerate      draw another answer to the last message\n"
+    "  /undo            take back the last message and its answer\n"
+    "  /clear           forget everything but the system message\n"
+    "  /fork NAME       go on in a copy called NAME, or return to it; no name: list them\n"
+    "  /save FILE       save the conversation; /load FILE resumes it, here or elsewhere\n"
+    "  /params          show the sampling; /params NAME VALUE changes it\n"
+    "  /stop TEXT       end answers before TEXT too; no text: only where the model ends them\n"
+    "  /help            this list\n"
+    "  /exit            leave, as Ctrl-D does\n"
+    "A line that ends in \\ goes on in the next. // starts a message with a slash. Ctrl-C ends\n"
+    "an answer, not the program.\n";
+
+class Chat {
+ public:
+  explicit Chat(const Options& options)
+      : options_(options),
+        loaded_(load_model(options.folder, {.need_tokenizer = true})),
+        editor_(history_file()) {
+    Conversation conversation(loaded_.model, *loaded_.tokenizer, loaded_.fingerprint(),
+                              plain_layout);
+    conversation.options = options.generation;
+    conversation.options.end_ids = loaded_.model.config().eos_token_ids;
+    conversation.options.sampling.seed =
+        options.seed >= 0 ? static_cast<std::uint64_t>(options.seed) : std::random_device{}();
+    sample::check(conversation.options.sampling);
+    conversation.stops = options.stops;
+    for (const auto& stop : plain_stops()) conversation.stops.push_back(stop);
+    if (!options.system.empty()) conversation.set_system(options.system);
+    if (!options.load.empty()) conversation.load(options.load);
+    conversations_.emplace(current_, std::move(conversation));
+  }
+
+  void run() {
+    catch_interrupts();
+    if (editor_.interactive()) {
+      fmt::print("{}: {:.1f}M parameters. /help lists commands, Ctrl-D ends.\n", loaded_.folder,
+                 parameters() / 1e6);
+    }
+    for (;;) {
+      interrupted = false;
+      const auto [event, line] = read_message();
+      if (event == LineEditor::Event::end) return;
+      if (event == LineEditor::Event::interrupted || blank(line)) continue;
+      try {
+        if (line.starts_with("//")) {
+          answer(line.substr(1));
+        } else if (line.front() != '/') {
+          answer(line);
+        } else if (!command(line)) {
+          return;
+        }
+      } catch (const Error& e) {
+        if (!editor_.interactive()) throw;  // a script stops at its first error
+        fmt::print(stderr, "{}\n", e.what());
+      }
+    }
+  }
+
+ private:
+  Conversation& here() { return conversations_.at(current_); }
+
+  double parameters() const {
+    double count = 0;
+    for (const auto& [name, tensor] : loaded_.checkpoint.tensors) {
+      count += static_cast<double>(tensor.count());
+    }
+    return count;
+  }
+
+  static bool blank(const std::string& line) {
+    return line.find_first_not_of(" \t") == std::string::npos;
+  }
+
+  LineEditor::Line read_message() {
+    LineEditor::Line whole = editor_.read(current_ == "main" ? "> " : current_ + "> ");
+    while (whole.event == LineEditor::Event::line && whole.text.ends_with('\\')) {
+      const LineEditor::Line more = editor_.read(". ");
+      if (more.event != LineEditor::Event::line) return more;
+      whole.text.back() = '\n';
+      whole.text += more.text;
+    }
+    return whole;
+  }
+
+  // Models begin an answer in the plain layout with a space, which is not for the reader.
+  template <class Draw>
+  void show_answer(Draw draw) {
+    bool started = false;
+    const auto show = [&](std::string_view piece) {
+      if (!started) piece.remove_prefix(std::min(piece.find_first_not_of(' '), piece.size()));
+      started = started || !piece.empty();
+      std::fwrite(piece.data(), 1, piece.size(), stdout);
+      std::fflush(stdout);
+      return !interrupted.load();
+    };
+    draw(show);
+    std::puts("");
+    std::fflush(stdout);
+    const auto cost = here().cost();
+    if (options_.quiet || !editor_.interactive()) return;
+    fmt::print(stderr, "[{} tokens read, {} drawn, {} in all]\n", cost.read, cost.drawn,
+               here().tokens());
+  }
+
+  void answer(const std::string& text) {
+    show_answer([&](const Conversation::Show& show) { here().answer(text, show); });
+  }
+
+  // False: leave.
+  bool command(const std::string& line) {
+    const auto space = line.find(' ');
+    const std::string name = line.substr(1, space == std::string::npos ? space : space - 1);
+    std::string rest = space == std::string::npos ? "" : line.substr(space + 1);
+    rest.erase(0, rest.find_first_not_of(' '));
+    if (name == "exit" || name == "quit") return false;
+    const std::map<std::string, std::function<void()>> commands = {
+        {"help", [] { fmt::print("{}", help_text); }},
+        {"system", [&] { here().set_system(rest); }},
+        {"regenerate",
+         [&] { show_answer([&](const Conversation::Show& show) { here().regenerate(show); }); }},
+        {"undo", [&] { fmt::print(stderr, "took back: {}\n", here().undo()); }},
+        {"clear", [&] { here().clear(); }},
+        {"fork", [&] { fork(rest); }},
+        {"save", [&] { here().save(needed(rest, "/save FILE")); }},
+        {"load", [&] { here().load(needed(rest, "/load FILE")); }},
+        {"params", [&] { params(rest); }},
+        {"stop", [&] { stop(rest); }},
+    };
+    const auto found = commands.find(name);
+    require(found != commands.end(), "/{} is not a command; /help lists them", name);
+    found->second();
+    return true;
+  }
+
+  static const std::string& needed(const std::string& rest, const char* usage) {
+    require(!rest.empty(), "wanted {}", usage);
+    return rest;
+  }
+
+  void fork(const std::string& name) {
+    if (name.empty()) {
+      for (const auto& [other, conversation] : conversations_) {
+        fmt::print("{} {}: {} messages, {} tokens\n", other == current_ ? "*" : " ", other,
+                   conversation.messages().size(), conversation.tokens());
+      }
+      return;
+    }
+    if (!conversations_.contains(name)) conversations_.emplace(name, here());
+    current_ = name;
+  }
+
+  void stop(const std::string& text) {
+    if (text.empty()) {
+      here().stops = plain_stops();
+    } else {
+      here().stops.push_back(text);
+    }
+  }
+
+  void params(const std::string& text) {
+    GenerationOptions changed = here().options;
+    auto& s = changed.sampling;
+    std::istringstream words(text);
+    std::string name;
+    double value = 0;
+    if (words >> name) {
+      require(static_cast<bool>(words >> value), "wanted /params NAME VALUE");
+      const auto whole = static_cast<std::int64_t>(value);
+      const std::map<std::string, std::function<void()>> setters = {
+          {"temperature", [&] { s.temperature = value; }},
+          {"top_k", [&] { s.top_k = static_cast<std::int32_t>(whole); }},
+          {"top_p", [&] { s.top_p = value; }},
+          {"min_p", [&] { s.min_p = value; }},
+          {"repetition_penalty", [&] { s.repetition_penalty = value; }},
+          {"seed", [&] { s.seed = static_cast<std::uint64_t>(whole); }},
+          {"max_tokens", [&] { changed.max_tokens = whole; }},
+      };
+      const auto found = setters.find(name);
+      require(found != setters.end(), "{} is not a parameter; /params shows them", name);
+      found->second();
+      sample::check(s);
+      here().options = changed;
+    }
+    fmt::print(
+        "temperature {} | top_k {} | top_p {} | min_p {} | repetition_penalty {} | seed {} | "
+        "max_tokens {}\n",
+        s.temperature, s.top_k, s.top_p, s.min_p, s.repetition_penalty, s.seed, changed.max_tokens);
+  }
+
+  const Options& options_;
+  LoadedModel loaded_;
+  LineEditor editor_;
+  std::string current_ = "main";
+  std::map<std::string, Conversation> conversations_;
+};
+
+}  // namespace
+
+void add_chat(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  Options& o = *options;
+  o.generation.max_tokens = 512;
+  o.generation.sampling.temperature = 0.7;
+  o.generation.sampling.top_p = 0.9;
+  CLI::App* command = app.add_subcommand(
+      "chat", "Talk with a model; a turn costs its new tokens only, at any length");
+  command->add_option("model", o.folder, "Model folder, or a training run's folder")->required();
+  command->add_option("--system", o.system, "System message");
+  command->add_option("--load", o.load, "Go on with a conversation that /save wrote");
+  command->add_option("-n,--max-tokens", o.generation.max_tokens, "Tokens of an answer at most")
+      ->capture_default_str()
+      ->check(positive());
+  auto& sampling = o.generation.sampling;
+  command->add_option("--temperature", sampling.temperature, "0 is greedy")->capture_default_str();
+  command->add_option("--top-k", sampling.top_k, "Keep the k likeliest; 0: all")
+      ->capture_default_str();
+  command->add_option("--top-p", sampling.top_p, "Keep the likeliest that reach probability p")
+      ->capture_default_str();
+  command->add_option("--min-p", sampling.min_p, "Drop below min-p times the likeliest")
+      ->capture_default_str();
+  command
+      ->add_option("--repetition-penalty", sampling.repetition_penalty,
+                   "Above 1: make tokens already present less likely")
+      ->capture_default_str();
+  command->add_option("--stop", o.stops, "End answers before this text; repeatable");
+  command->add_option("--seed", o.seed, "Seed of the draws; default: a random one")
+      ->check(not_negative());
+  command->add_flag("-q,--quiet", o.quiet, "No line of figures after an answer");
+  command->callback([options] { Chat(*options).run(); });
+}
+
+}  // namespace metala::cli
