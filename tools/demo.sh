@@ -9,17 +9,20 @@ model=$here/models/debian-en
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
+# continue PROMPT OPTIONS...: the prompt, and what the model makes of it
+continue_text() {
+  printf '%s' "$1"
+  "$metala" generate "$model" "$@" --temperature 0.7 --top-p 0.9 --repetition-penalty 1.25
+}
+
 echo "== A MetaLA model trained on Debian's documentation continues a sentence"
-"$metala" generate "$model" "The package manager" --max-tokens 120 --temperature 0.7 \
-  --top-p 0.9 --seed 1
+continue_text "To configure the network," --max-tokens 100 --seed 2
 
 echo
-echo "== The same model, stopped, saved, and continued in another process"
-"$metala" generate "$model" "To install a package, you need" --max-tokens 24 --temperature 0.7 \
-  --top-p 0.9 --seed 2 --save-state "$work/conversation.safetensors"
-echo "-- state: $(du -h "$work/conversation.safetensors" | cut -f1), whatever the length so far"
-"$metala" generate "$model" --load-state "$work/conversation.safetensors" --max-tokens 48 \
-  --temperature 0.7 --top-p 0.9 --seed 3
+echo "== It is stopped, its state saved, and another process goes on"
+continue_text "The kernel" --max-tokens 24 --seed 3 --save-state "$work/conversation"
+echo "-- the state: $(du -h "$work/conversation" | cut -f1), whatever was read before"
+continue_text "" --load-state "$work/conversation" --max-tokens 48 --seed 3
 
 echo
 echo "== A tiny model learns associative recall: 4 keys and values, asked in any order"

@@ -46,4 +46,13 @@ void parallel_tasks(std::int64_t n, F&& f) {
   for (std::int64_t i = 0; i < n; ++i) f(i);
 }
 
+// Calls f(begin, end) on ranges of `length` indices (the last may be shorter) that cover 0..n,
+// handed out one at a time: even work stays even when one thread is slower than another.
+template <class F>
+void parallel_chunks(std::int64_t n, std::int64_t length, F&& f) {
+  parallel_tasks((n + length - 1) / length, [&](std::int64_t i) {
+    f(i * length, (i + 1) * length < n ? (i + 1) * length : n);
+  });
+}
+
 }  // namespace metala

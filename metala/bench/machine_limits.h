@@ -1,21 +1,39 @@
-// What this machine can do at most, measured in the same run as what is compared with it.
+// What this machine can do at most, measured between the repetitions of what is compared with it:
+// machines that share their memory with others change from minute to minute.
 #pragma once
 
 #include <vector>
 
+#include "metala/base/tensor.h"
+
 namespace metala::bench {
 
-struct MachineLimits {
-  // Reading memory far beyond the caches with all threads, bytes a second: each pass adds up a
-  // buffer of 512 MiB. The figure is the median; passes lie in `read_samples`.
-  double read_bytes_per_second = 0;
-  std::vector<double> read_samples;
-  // The best of several square single-precision products by the matrix library, flops a second;
-  // for each size the median of its repetitions.
-  double sgemm_flops_per_second = 0;
-  std::vector<double> sgemm_samples;  // of the best size
-};
+double median(std::vector<double> samples);
 
-MachineLimits measure_machine_limits();
+class MachineLimits {
+ public:
+  MachineLimits();
+
+  // Reads `tensors` with all threads, adding them up. To compare a workload with the reading of
+  // its own bytes: where memory is virtual, one buffer may lie much better than another.
+  void read(const std::vector<Tensor>& tensors);
+  // A square single-precision product by the matrix library, of the size that ran best at first.
+  void multiply();
+  void forget() { read_samples_.clear(), sgemm_samples_.clear(); }
+
+  // Samples since `forget`: bytes and flops a second. The rates are their medians, 0 without any.
+  const std::vector<double>& read_samples() const { return read_samples_; }
+  const std::vector<double>& sgemm_samples() const { return sgemm_samples_; }
+  double read_bytes_per_second() const { return median(read_samples_); }
+  double sgemm_flops_per_second() const { return median(sgemm_samples_); }
+
+ private:
+  double product(int n);
+
+  Tensor a_, b_, c_;
+  int best_ = 0;
+  volatile float sum_ = 0;
+  std::vector<double> read_samples_, sgemm_samples_;
+};
 
 }  // namespace metala::bench

@@ -10,21 +10,25 @@ HWY_BEFORE_NAMESPACE();
 namespace metala::bench::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Four sums in flight. The hardware prefetcher does the rest: on the machines measured no software
-// prefetch, second stream or huge page was faster.
+// Two streams with two sums each: where memory lies in small pages, the hardware prefetcher stops
+// at the end of each, and of two streams one runs. On the machines measured this beat one stream by
+// a tenth; software prefetches and more streams were no faster.
 float add_up_vectors(const float* data, std::size_t n) {
   const hn::ScalableTag<float> d;
   const std::size_t width = hn::Lanes(d);
-  auto s0 = hn::Zero(d), s1 = hn::Zero(d), s2 = hn::Zero(d), s3 = hn::Zero(d);
+  const std::size_t half = n / 2;
+  const float* other = data + half;
+  auto s0 = hn::Zero(d), s1 = hn::Zero(d), t0 = hn::Zero(d), t1 = hn::Zero(d);
   std::size_t i = 0;
-  for (; i + 4 * width <= n; i += 4 * width) {
+  for (; i + 2 * width <= half; i += 2 * width) {
     s0 = hn::Add(s0, hn::LoadU(d, data + i));
+    t0 = hn::Add(t0, hn::LoadU(d, other + i));
     s1 = hn::Add(s1, hn::LoadU(d, data + i + width));
-    s2 = hn::Add(s2, hn::LoadU(d, data + i + 2 * width));
-    s3 = hn::Add(s3, hn::LoadU(d, data + i + 3 * width));
+    t1 = hn::Add(t1, hn::LoadU(d, other + i + width));
   }
-  float total = hn::GetLane(hn::SumOfLanes(d, hn::Add(hn::Add(s0, s1), hn::Add(s2, s3))));
-  for (; i < n; ++i) total += data[i];
+  float total = hn::GetLane(hn::SumOfLanes(d, hn::Add(hn::Add(s0, s1), hn::Add(t0, t1))));
+  for (std::size_t at = i; at < half; ++at) total += data[at];
+  for (std::size_t at = half + i; at < n; ++at) total += data[at];
   return total;
 }
 

@@ -7,6 +7,7 @@
 
 #include "metala/base/profile.h"
 #include "metala/base/random.h"
+#include "metala/bench/machine_limits.h"
 #include "metala/model/checkpoint.h"
 #include "metala/model/language_model.h"
 #include "metala/ops/adamw/adamw.h"
@@ -49,15 +50,18 @@ std::vector<std::int64_t> even_offsets(std::int64_t sequences, std::int64_t leng
 }
 
 // Runs `pass` once to warm up, then timed and profiled.
-ComputeResult measure(std::int64_t tokens, std::int64_t repetitions,
+ComputeResult measure(std::int64_t tokens, std::int64_t repetitions, const Between& between,
                       const std::function<void()>& pass) {
   ComputeResult result;
   result.tokens = tokens;
   pass();
   profile::clear();
-  profile::enable(true);
-  for (std::int64_t i = 0; i < repetitions; ++i) result.pass.seconds.push_back(timed(pass));
-  profile::enable(false);
+  for (std::int64_t i = 0; i < repetitions; ++i) {
+    profile::enable(true);
+    result.pass.seconds.push_back(timed(pass));
+    profile::enable(false);
+    between();
+  }
   const auto count = static_cast<double>(repetitions);
   for (const auto& [name, entry] : profile::entries()) {
     if (name == "matrix products") {
@@ -74,9 +78,7 @@ ComputeResult measure(std::int64_t tokens, std::int64_t repetitions,
 }  // namespace
 
 double Samples::median() const {
-  std::vector<double> sorted = seconds;
-  std::sort(sorted.begin(), sorted.end());
-  return sorted.empty() ? 0 : sorted[sorted.size() / 2];
+  return bench::median(seconds);
 }
 
 double Samples::least() const {
@@ -106,15 +108,19 @@ Config config_374m() {
 }
 
 DecodeResult decode(const Config& config, DType weights, std::int64_t batch, std::int64_t context,
-                    std::int64_t steps) {
+                    std::int64_t steps,
+                    const std::function<void(const std::vector<Tensor>&)>& between) {
   const Parameters parameters = random_parameters(config, weights);
   const LanguageModel model(config, parameters);
   DecodeResult result;
   result.batch = batch;
   result.context = context;
+  std::vector<Tensor> read;
   for (const auto& [name, tensor] : parameters.tensors()) {
     const bool looked_up = name == "model.embed_tokens.weight" && !config.tie_word_embeddings;
-    if (!looked_up) result.weight_bytes += static_cast<std::int64_t>(tensor.bytes());
+    if (looked_up) continue;
+    result.weight_bytes += static_cast<std::int64_t>(tensor.bytes());
+    read.push_back(tensor);
   }
   Arena arena;
   State state(config, batch);
@@ -130,25 +136,27 @@ DecodeResult decode(const Config& config, DType weights, std::int64_t batch, std
     const std::span<const std::int32_t> next(ids.data() + i * batch,
                                              static_cast<std::size_t>(batch));
     const double seconds = timed([&] { model.advance(arena, {next, one_each}, state); });
-    if (i >= 4) result.step.seconds.push_back(seconds);  // the first few warm caches and arena
+    if (i < 4) continue;  // the first few warm caches and arena
+    result.step.seconds.push_back(seconds);
+    between(read);
   }
   return result;
 }
 
 ComputeResult prefill(const Config& config, DType weights, std::int64_t tokens,
-                      std::int64_t repetitions) {
+                      std::int64_t repetitions, const Between& between) {
   const LanguageModel model(config, random_parameters(config, weights));
   const auto ids = random_ids(tokens, config);
   const auto offsets = even_offsets(1, tokens);
   Arena arena;
-  return measure(tokens, repetitions, [&] {
+  return measure(tokens, repetitions, between, [&] {
     State state(config, 1);
     model.advance(arena, {ids, offsets}, state);
   });
 }
 
 ComputeResult training_step(const Config& config, std::int64_t sequences, std::int64_t length,
-                            std::int64_t repetitions) {
+                            std::int64_t repetitions, const Between& between) {
   Parameters parameters = random_parameters(config, DType::f32);
   parameters.allocate_gradients();
   const LanguageModel model(config, parameters);
@@ -167,7 +175,7 @@ ComputeResult training_step(const Config& config, std::int64_t sequences, std::i
   const auto offsets = even_offsets(sequences, length);
   Arena arena;
   adamw::Options options;
-  return measure(tokens, repetitions, [&] {
+  return measure(tokens, repetitions, between, [&] {
     arena.reset();
     parameters.zero_gradients();
     Tape tape(arena, Tape::Mode::record);

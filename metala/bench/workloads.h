@@ -2,11 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
-#include "metala/base/dtype.h"
-#include "metala/bench/machine_limits.h"
+#include "metala/base/tensor.h"
 #include "metala/model/config.h"
 
 namespace metala::bench {
@@ -29,9 +29,14 @@ struct DecodeResult {
   double bytes_per_second() const;  // of weights
 };
 
-// Greedy-free decoding: tokens come from a fixed list, so only the model is timed.
+// Called between repetitions: the time to measure what they are compared with.
+using Between = std::function<void()>;
+
+// Tokens come from a fixed list, so only the model is timed. `between` is given the weights that a
+// step reads.
 DecodeResult decode(const Config&, DType weights, std::int64_t batch, std::int64_t context,
-                    std::int64_t steps);
+                    std::int64_t steps,
+                    const std::function<void(const std::vector<Tensor>&)>& between);
 
 struct ComputeResult {
   std::int64_t tokens = 0;
@@ -42,11 +47,12 @@ struct ComputeResult {
   double tokens_per_second() const;
 };
 
-ComputeResult prefill(const Config&, DType weights, std::int64_t tokens, std::int64_t repetitions);
+ComputeResult prefill(const Config&, DType weights, std::int64_t tokens, std::int64_t repetitions,
+                      const Between&);
 
 // Forward, backward, clipping and AdamW on one batch.
 ComputeResult training_step(const Config&, std::int64_t sequences, std::int64_t length,
-                            std::int64_t repetitions);
+                            std::int64_t repetitions, const Between&);
 
 // The 374M model of the figures in docs/benchmarks.md: d 1024, L 24, H 8, f 2816, V 32000.
 Config config_374m();

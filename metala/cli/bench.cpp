@@ -45,27 +45,26 @@ class Report {
   Report(const Options& options, const bench::MachineLimits& limits)
       : options_(options), limits_(limits) {
     json_["threads"] = thread_count();
-    json_["read_bytes_per_second"] = limits.read_bytes_per_second;
-    json_["sgemm_flops_per_second"] = limits.sgemm_flops_per_second;
-    say(fmt::format(
-        "machine: {} threads, reads {:.1f} GB/s, sgemm {:.1f} GFLOP/s (medians of this "
-        "run; spread in --json)",
-        thread_count(), limits.read_bytes_per_second / 1e9, limits.sgemm_flops_per_second / 1e9));
+    say(
+        fmt::format("{} threads; medians [least most] of n; what the machine reads and multiplies "
+                    "was measured between the repetitions",
+                    thread_count()));
   }
 
   void decode(const bench::DecodeResult& r) {
-    const double share = r.bytes_per_second() / limits_.read_bytes_per_second;
-    say(
-        fmt::format("decode  {} batch {} context {}: {} a step, {:.1f} tok/s, {:.1f} GB/s of "
-                    "weights = {:.0f}% of read bandwidth",
-                    options_.weights, r.batch, r.context, milliseconds(r.step),
-                    r.tokens_per_second(), r.bytes_per_second() / 1e9, 100 * share));
+    const double share = r.bytes_per_second() / limits_.read_bytes_per_second();
+    say(fmt::format(
+        "decode  {} batch {} context {}: {} a step, {:.1f} tok/s, {:.1f} GB/s of "
+        "weights = {:.0f}% of the {:.1f} GB/s of only reading them",
+        options_.weights, r.batch, r.context, milliseconds(r.step), r.tokens_per_second(),
+        r.bytes_per_second() / 1e9, 100 * share, limits_.read_bytes_per_second() / 1e9));
     json_["decode"].push_back({{"weights", options_.weights},
                                {"batch", r.batch},
                                {"context", r.context},
                                {"seconds", r.step.seconds},
                                {"tokens_per_second", r.tokens_per_second()},
                                {"weight_bytes", r.weight_bytes},
+                               {"read_samples", limits_.read_samples()},
                                {"share_of_read_bandwidth", share}});
   }
 
@@ -74,22 +73,24 @@ class Report {
     for (const double s : r.pass.seconds) mean += s;
     mean /= static_cast<double>(r.pass.seconds.size());
     const double rate = r.product_flops / r.product_seconds;
-    say(
-        fmt::format("{:7} {} tokens: {} a pass, {:.0f} tok/s; {:.0f}% of the time in matrix "
-                    "products, those at {:.0f}% of the sgemm peak",
-                    name, r.tokens, milliseconds(r.pass), r.tokens_per_second(),
-                    100 * r.product_seconds / mean, 100 * rate / limits_.sgemm_flops_per_second));
+    say(fmt::format(
+        "{:7} {} tokens: {} a pass, {:.0f} tok/s; {:.0f}% of the time in matrix "
+        "products, those at {:.0f}% of the sgemm peak of {:.0f} GFLOP/s",
+        name, r.tokens, milliseconds(r.pass), r.tokens_per_second(), 100 * r.product_seconds / mean,
+        100 * rate / limits_.sgemm_flops_per_second(), limits_.sgemm_flops_per_second() / 1e9));
     ordered_json shares;
     for (const auto& [part, seconds] : r.shares) {
       shares[part] = seconds / mean;
       say(fmt::format("          {:24} {:5.1f}%", part, 100 * seconds / mean));
     }
-    json_[name].push_back({{"tokens", r.tokens},
-                           {"seconds", r.pass.seconds},
-                           {"tokens_per_second", r.tokens_per_second()},
-                           {"share_of_time_in_products", r.product_seconds / mean},
-                           {"products_share_of_sgemm_peak", rate / limits_.sgemm_flops_per_second},
-                           {"parts", shares}});
+    json_[name].push_back(
+        {{"tokens", r.tokens},
+         {"seconds", r.pass.seconds},
+         {"tokens_per_second", r.tokens_per_second()},
+         {"sgemm_samples", limits_.sgemm_samples()},
+         {"share_of_time_in_products", r.product_seconds / mean},
+         {"products_share_of_sgemm_peak", rate / limits_.sgemm_flops_per_second()},
+         {"parts", shares}});
   }
 
   void finish() const {
@@ -139,19 +140,25 @@ void run(Options& options) {
   };
   if (options.what == "ops") return run_ops(options);
   const DType weights = weight_types().at(options.weights);
-  const bench::MachineLimits limits = bench::measure_machine_limits();
+  bench::MachineLimits limits;
   Report report(options, limits);
+  const auto read = [&](const std::vector<Tensor>& tensors) { limits.read(tensors); };
+  const auto multiply = [&] { limits.multiply(); };
   if (wanted("decode")) {
     for (const auto context : options.contexts) {
-      report.decode(bench::decode(c, weights, options.batch, context, options.steps));
+      limits.forget();
+      report.decode(bench::decode(c, weights, options.batch, context, options.steps, read));
     }
   }
   if (wanted("prefill")) {
-    report.compute("prefill", bench::prefill(c, weights, options.tokens, options.repetitions));
+    limits.forget();
+    report.compute("prefill",
+                   bench::prefill(c, weights, options.tokens, options.repetitions, multiply));
   }
   if (wanted("train")) {
-    report.compute("train",
-                   bench::training_step(c, options.sequences, options.tokens, options.repetitions));
+    limits.forget();
+    report.compute("train", bench::training_step(c, options.sequences, options.tokens,
+                                                 options.repetitions, multiply));
   }
   report.finish();
 }

@@ -5,6 +5,14 @@
 
 namespace metala::linear::cpu {
 
+// Rows of W that a thread takes at once when W is streamed: enough bytes for the prefetcher to run,
+// few enough that threads end together although one reads faster than another.
+inline std::int64_t rows_at_a_time(const Tensor& weight) {
+  constexpr std::size_t bytes = std::size_t{512} << 10;
+  const std::size_t row = bytes_of(weight.dtype(), static_cast<std::size_t>(weight.size(1)));
+  return static_cast<std::int64_t>(bytes / (row + 1)) + 2;
+}
+
 // Few rows of x: W is streamed once, row by row, in its own type (f32, bf16, f16).
 void forward_streaming(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor y,
                        bool accumulate);

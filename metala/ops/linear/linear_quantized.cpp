@@ -109,26 +109,33 @@ using Sums = hn::ScalableTag<float>;
 using Sums = WordFloats;
 #endif
 
+// Two rows of W far apart, for the prefetcher's sake (linear_streaming.cpp).
 template <class Unpack>
-HWY_INLINE float dot_of_row(const PackedRow& row, const std::int16_t* x, std::size_t n) {
-  float scales[segment_groups];
-  auto s0 = hn::Zero(Sums()), s1 = hn::Zero(Sums());
+HWY_INLINE void dots_of_two_rows(const PackedRow& row, const PackedRow& other,
+                                 const std::int16_t* x, std::size_t n, float* dot,
+                                 float* other_dot) {
+  float scales[segment_groups], other_scales[segment_groups];
+  auto s0 = hn::Zero(Sums()), s1 = hn::Zero(Sums()), t0 = hn::Zero(Sums()), t1 = hn::Zero(Sums());
   for (std::size_t first = 0; first < n / group; first += segment_groups) {
     const std::size_t count = std::min(segment_groups, n / group - first);
     widen_scales(row, first, count, scales);
+    widen_scales(other, first, count, other_scales);
     for (std::size_t g = 0; g < count; g += 2) {
       const std::size_t p = (first + g) / 2;
-      const auto scale0 = hn::Set(Sums(), scales[g]);
-      const auto scale1 = hn::Set(Sums(), scales[g + 1]);
       for (std::size_t j = 0; j < group; j += hn::Lanes(Shorts())) {
+        const std::int16_t* x0 = x + p * pair + j;
         auto low = hn::Zero(Shorts()), high = hn::Zero(Shorts());
         Unpack::both(row, p, j, low, high);
-        s0 = hn::MulAdd(products(low, x + p * pair + j), scale0, s0);
-        s1 = hn::MulAdd(products(high, x + p * pair + group + j), scale1, s1);
+        s0 = hn::MulAdd(products(low, x0), hn::Set(Sums(), scales[g]), s0);
+        s1 = hn::MulAdd(products(high, x0 + group), hn::Set(Sums(), scales[g + 1]), s1);
+        Unpack::both(other, p, j, low, high);
+        t0 = hn::MulAdd(products(low, x0), hn::Set(Sums(), other_scales[g]), t0);
+        t1 = hn::MulAdd(products(high, x0 + group), hn::Set(Sums(), other_scales[g + 1]), t1);
       }
     }
   }
-  return hn::GetLane(hn::SumOfLanes(Sums(), hn::Add(s0, s1)));
+  *dot = hn::GetLane(hn::SumOfLanes(Sums(), hn::Add(s0, s1)));
+  *other_dot = hn::GetLane(hn::SumOfLanes(Sums(), hn::Add(t0, t1)));
 }
 
 template <class Unpack>
@@ -169,18 +176,24 @@ HWY_INLINE void four_dots_of_row(const PackedRow& row, const std::int16_t* x, st
 }
 
 template <class Unpack>
-HWY_INLINE void dots_of_rows(const PackedRow& row, const std::int16_t* x, std::size_t rows,
-                             std::size_t n, float* dots) {
+HWY_INLINE void dots_of_rows(const PackedRow& row, const PackedRow& other, const std::int16_t* x,
+                             std::size_t rows, std::size_t n, float* dots, float* other_dots) {
   std::size_t r = 0;
-  for (; r + 4 <= rows; r += 4) four_dots_of_row<Unpack>(row, x + r * n, n, dots + r);
-  for (; r < rows; ++r) dots[r] = dot_of_row<Unpack>(row, x + r * n, n);
+  for (; r + 4 <= rows; r += 4) {
+    four_dots_of_row<Unpack>(row, x + r * n, n, dots + r);
+    four_dots_of_row<Unpack>(other, x + r * n, n, other_dots + r);
+  }
+  for (; r < rows; ++r) {
+    dots_of_two_rows<Unpack>(row, other, x + r * n, n, dots + r, other_dots + r);
+  }
 }
 
-void dots_with_packed(const void* w, DType type, const std::int16_t* x, std::size_t rows,
-                      std::size_t n, float* out) {
-  const PackedRow row = packed_row(w, n);
-  if (type == DType::q8) return dots_of_rows<Unpack8>(row, x, rows, n, out);
-  return dots_of_rows<Unpack4>(row, x, rows, n, out);
+void dots_with_packed(const void* w0, const void* w1, DType type, const std::int16_t* x,
+                      std::size_t rows, std::size_t n, float* dots0, float* dots1) {
+  const PackedRow row = packed_row(w0, n);
+  const PackedRow other = packed_row(w1, n);
+  if (type == DType::q8) return dots_of_rows<Unpack8>(row, other, x, rows, n, dots0, dots1);
+  return dots_of_rows<Unpack4>(row, other, x, rows, n, dots0, dots1);
 }
 
 template <class Unpack>
@@ -255,7 +268,6 @@ float round_row(const float* x, std::int64_t n, std::int16_t* to) {
 void forward_quantized(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor y,
                        bool accumulate) {
   constexpr std::int64_t most_rows = 64;
-  constexpr std::int64_t least_outputs = 16;  // fewer are not worth waking a thread
   const std::int64_t rows = x.size(0);
   const std::int64_t n = x.size(1);
   require(rows <= most_rows, "linear: {} rows for the streaming form; at most {}", rows, most_rows);
@@ -267,18 +279,25 @@ void forward_quantized(const Tensor& x, const Tensor& weight, const Tensor& bias
   const float* b = bias.defined() ? bias.data<float>() : nullptr;
   float* out = y.data<float>();
   const auto kernel = HWY_DYNAMIC_DISPATCH(dots_with_packed);
-  parallel_ranges(weight.size(0), least_outputs, [&](std::int64_t begin, std::int64_t end) {
-    float sums[most_rows];
-    for (std::int64_t o = begin; o < end; ++o) {
-      kernel(row_of(weight, o), weight.dtype(), rounded.data(), static_cast<std::size_t>(rows),
-             static_cast<std::size_t>(n), sums);
-      for (std::int64_t r = 0; r < rows; ++r) {
-        float& target = out[r * y.stride(0) + o];
-        const float value = steps[r] * sums[r] + (b == nullptr ? 0.0f : b[o]);
-        target = accumulate ? target + value : value;
-      }
-    }
-  });
+  parallel_chunks(
+      weight.size(0), rows_at_a_time(weight), [&](std::int64_t begin, std::int64_t end) {
+        // The first half of the range goes hand in hand with the second (dots_of_two_rows).
+        const std::int64_t half = (end - begin + 1) / 2;
+        float dots[2][most_rows];
+        for (std::int64_t o = begin; o < begin + half; ++o) {
+          const std::int64_t both[] = {o, std::min(o + half, end - 1)};
+          kernel(row_of(weight, both[0]), row_of(weight, both[1]), weight.dtype(), rounded.data(),
+                 static_cast<std::size_t>(rows), static_cast<std::size_t>(n), dots[0], dots[1]);
+          const int count = o + half < end ? 2 : 1;  // the middle row of an odd range is alone
+          for (int i = 0; i < count; ++i) {
+            for (std::int64_t r = 0; r < rows; ++r) {
+              float& target = out[r * y.stride(0) + both[i]];
+              const float value = steps[r] * dots[i][r] + (b == nullptr ? 0.0f : b[both[i]]);
+              target = accumulate ? target + value : value;
+            }
+          }
+        }
+      });
 }
 
 void widen_quantized(const Tensor& from, Tensor to) {

@@ -10,6 +10,7 @@
 #include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "metala/base/threads.h"
@@ -59,29 +60,37 @@ HWY_INLINE void prefetch_ahead(const W* w) {
   hwy::Prefetch(reinterpret_cast<const std::uint8_t*>(w) + prefetch_bytes);
 }
 
-// w . x, with four sums in flight to hide the latency of the fused multiply-add. The accumulators
-// of these two functions are named one by one: GCC 12 keeps an array of vectors in memory, which
-// cost a factor of three.
+// w0 . x and w1 . x. The two rows of W lie far apart: the hardware prefetcher stops where a page
+// ends, which for a row of 1024 floats is every row, and of two streams one always runs. Two sums
+// each hide the latency of the fused multiply-add. The accumulators of these two functions are
+// named one by one: GCC 12 keeps an array of vectors in memory, which cost a factor of three.
 template <class W>
-HWY_INLINE float dot_of_row(const W* w, const float* x, std::size_t n) {
+HWY_INLINE void dots_of_two_rows(const W* w0, const W* w1, const float* x, std::size_t n,
+                                 float* dot0, float* dot1) {
   const Floats d;
   const std::size_t width = hn::Lanes(d);
-  auto s0 = hn::Zero(d), s1 = hn::Zero(d), s2 = hn::Zero(d), s3 = hn::Zero(d);
+  auto s0 = hn::Zero(d), s1 = hn::Zero(d), t0 = hn::Zero(d), t1 = hn::Zero(d);
   std::size_t at = 0;
-  for (; at + 4 * width <= n; at += 4 * width) {
-    s0 = hn::MulAdd(load_wide(w + at), hn::LoadU(d, x + at), s0);
-    s1 = hn::MulAdd(load_wide(w + at + width), hn::LoadU(d, x + at + width), s1);
-    s2 = hn::MulAdd(load_wide(w + at + 2 * width), hn::LoadU(d, x + at + 2 * width), s2);
-    s3 = hn::MulAdd(load_wide(w + at + 3 * width), hn::LoadU(d, x + at + 3 * width), s3);
+  for (; at + 2 * width <= n; at += 2 * width) {
+    const auto x0 = hn::LoadU(d, x + at);
+    const auto x1 = hn::LoadU(d, x + at + width);
+    s0 = hn::MulAdd(load_wide(w0 + at), x0, s0);
+    t0 = hn::MulAdd(load_wide(w1 + at), x0, t0);
+    s1 = hn::MulAdd(load_wide(w0 + at + width), x1, s1);
+    t1 = hn::MulAdd(load_wide(w1 + at + width), x1, t1);
   }
-  for (; at + width <= n; at += width) {
-    s0 = hn::MulAdd(load_wide(w + at), hn::LoadU(d, x + at), s0);
+  while (at < n) {
+    const std::size_t left = n - at < width ? n - at : width;
+    const auto x0 = load_tail(x + at, left);
+    s0 = hn::MulAdd(load_tail(w0 + at, left), x0, s0);
+    t0 = hn::MulAdd(load_tail(w1 + at, left), x0, t0);
+    at += left;
   }
-  if (at < n) s1 = hn::MulAdd(load_tail(w + at, n - at), load_tail(x + at, n - at), s1);
-  return sum_of(hn::Add(hn::Add(s0, s1), hn::Add(s2, s3)));
+  *dot0 = sum_of(hn::Add(s0, s1));
+  *dot1 = sum_of(hn::Add(t0, t1));
 }
 
-// The same for four rows of x, which share each load of w.
+// One row of W with four rows of x, which share each load of w.
 template <class W>
 HWY_INLINE void four_dots_of_row(const W* w, const float* x, std::size_t x_stride, std::size_t n,
                                  float* dots) {
@@ -125,23 +134,25 @@ HWY_INLINE void four_dots_of_row(const W* w, const float* x, std::size_t x_strid
 }
 
 template <class W>
-HWY_INLINE void dots_of_rows(const W* w, const float* x, std::size_t x_stride, std::size_t rows,
-                             std::size_t n, float* dots) {
+HWY_INLINE void dots_of_rows(const W* w0, const W* w1, const float* x, std::size_t x_stride,
+                             std::size_t rows, std::size_t n, float* dots0, float* dots1) {
   std::size_t r = 0;
-  for (; r + 4 <= rows; r += 4) four_dots_of_row(w, x + r * x_stride, x_stride, n, dots + r);
-  for (; r < rows; ++r) dots[r] = dot_of_row(w, x + r * x_stride, n);
+  for (; r + 4 <= rows; r += 4) {
+    four_dots_of_row(w0, x + r * x_stride, x_stride, n, dots0 + r);
+    four_dots_of_row(w1, x + r * x_stride, x_stride, n, dots1 + r);
+  }
+  for (; r < rows; ++r) dots_of_two_rows(w0, w1, x + r * x_stride, n, dots0 + r, dots1 + r);
 }
 
-void dots(const void* w, DType type, const float* x, std::size_t x_stride, std::size_t rows,
-          std::size_t n, float* out) {
-  switch (type) {
-    case DType::bf16:
-      return dots_of_rows(static_cast<const bf16*>(w), x, x_stride, rows, n, out);
-    case DType::f16:
-      return dots_of_rows(static_cast<const f16*>(w), x, x_stride, rows, n, out);
-    default:
-      return dots_of_rows(static_cast<const float*>(w), x, x_stride, rows, n, out);
-  }
+void dots(const void* w0, const void* w1, DType type, const float* x, std::size_t x_stride,
+          std::size_t rows, std::size_t n, float* dots0, float* dots1) {
+  const auto as = [&]<class W>(const W*) {
+    dots_of_rows(static_cast<const W*>(w0), static_cast<const W*>(w1), x, x_stride, rows, n, dots0,
+                 dots1);
+  };
+  if (type == DType::bf16) return as(static_cast<const bf16*>(nullptr));
+  if (type == DType::f16) return as(static_cast<const f16*>(nullptr));
+  as(static_cast<const float*>(nullptr));
 }
 
 template <class W>
@@ -177,25 +188,32 @@ const std::byte* row_of(const Tensor& t, std::int64_t row) {
 void forward_streaming(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor y,
                        bool accumulate) {
   constexpr std::int64_t most_rows = 64;
-  constexpr std::int64_t least_outputs = 16;  // fewer are not worth waking a thread
   require(x.size(0) <= most_rows, "linear: {} rows for the streaming form; at most {}", x.size(0),
           most_rows);
   const float* b = bias.defined() ? bias.data<float>() : nullptr;
   const float* in = x.data<float>();
   float* out = y.data<float>();
   const auto kernel = HWY_DYNAMIC_DISPATCH(dots);
-  parallel_ranges(weight.size(0), least_outputs, [&](std::int64_t begin, std::int64_t end) {
-    float sums[most_rows];
-    for (std::int64_t o = begin; o < end; ++o) {
-      kernel(row_of(weight, o), weight.dtype(), in, static_cast<std::size_t>(x.stride(0)),
-             static_cast<std::size_t>(x.size(0)), static_cast<std::size_t>(x.size(1)), sums);
-      for (std::int64_t n = 0; n < x.size(0); ++n) {
-        float& target = out[n * y.stride(0) + o];
-        const float value = sums[n] + (b == nullptr ? 0.0f : b[o]);
-        target = accumulate ? target + value : value;
-      }
-    }
-  });
+  parallel_chunks(
+      weight.size(0), rows_at_a_time(weight), [&](std::int64_t begin, std::int64_t end) {
+        // The first half of the range goes hand in hand with the second (dots_of_two_rows).
+        const std::int64_t half = (end - begin + 1) / 2;
+        float dots[2][most_rows];
+        for (std::int64_t o = begin; o < begin + half; ++o) {
+          const std::int64_t pair[] = {o, std::min(o + half, end - 1)};
+          kernel(row_of(weight, pair[0]), row_of(weight, pair[1]), weight.dtype(), in,
+                 static_cast<std::size_t>(x.stride(0)), static_cast<std::size_t>(x.size(0)),
+                 static_cast<std::size_t>(x.size(1)), dots[0], dots[1]);
+          const int count = o + half < end ? 2 : 1;  // the middle row of an odd range is alone
+          for (int i = 0; i < count; ++i) {
+            for (std::int64_t n = 0; n < x.size(0); ++n) {
+              float& target = out[n * y.stride(0) + pair[i]];
+              const float value = dots[i][n] + (b == nullptr ? 0.0f : b[pair[i]]);
+              target = accumulate ? target + value : value;
+            }
+          }
+        }
+      });
 }
 
 void widen(const Tensor& from, Tensor to) {

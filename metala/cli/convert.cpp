@@ -1,0 +1,150 @@
+// metala convert: a model folder with weights of another type.
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "metala/base/random.h"
+#include "metala/cli/checks.h"
+#include "metala/cli/commands.h"
+#include "metala/cli/loaded_model.h"
+#include "metala/eval/divergence.h"
+#include "metala/model/checkpoint.h"
+#include "metala/train/documents.h"
+
+namespace metala::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+const std::map<std::string, DType> types = {{"f32", DType::f32},
+                                            {"bf16", DType::bf16},
+                                            {"f16", DType::f16},
+                                            {"q8", DType::q8},
+                                            {"q4", DType::q4}};
+
+struct Options {
+  std::string source, destination;
+  std::string dtype = "bf16";
+  std::uint64_t shard_megabytes = 5000;
+  std::vector<std::string> text;
+  std::int64_t tokens = 100'000;
+  bool no_check = false;
+};
+
+// What belongs to a model besides configuration and weights.
+bool companion(const fs::path& file) {
+  static const std::vector<std::string> names = {"tokenizer.model",       "tokenizer.json",
+                                                 "tokenizer_config.json", "special_tokens_map.json",
+                                                 "added_tokens.json",     "generation_config.json",
+                                                 "chat_template.jinja",   "chat_template.json"};
+  const std::string name = file.filename().string();
+  return std::find(names.begin(), names.end(), name) != names.end() || name.ends_with(".tiktoken");
+}
+
+struct Sequences {
+  std::vector<std::int32_t> ids;
+  std::vector<std::int64_t> offsets = {0};
+
+  void add(std::span<const std::int32_t> sequence) {
+    ids.insert(ids.end(), sequence.begin(), sequence.end());
+    offsets.push_back(static_cast<std::int64_t>(ids.size()));
+  }
+};
+
+// Windows of at most 512 tokens of the texts, or of random ids where there is no text.
+Sequences check_sequences(const Options& options, const LoadedModel& source) {
+  constexpr std::size_t window = 512;
+  Sequences sequences;
+  if (options.text.empty()) {
+    std::vector<std::int32_t> ids(256);
+    const Philox random(0, 0);
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      ids[i] = static_cast<std::int32_t>(
+          random.block(i)[0] % static_cast<std::uint64_t>(source.model.config().vocab_size));
+    }
+    sequences.add(ids);
+    return sequences;
+  }
+  const auto tokenizer = open_tokenizer(source.folder);
+  const auto wanted = static_cast<std::size_t>(options.tokens);
+  read_documents(options.text, {}, [&](const Document& document) {
+    const auto ids = document.ids.empty() ? tokenizer->encode(document.text) : document.ids;
+    for (std::size_t at = 0; at + 1 < ids.size() && sequences.ids.size() < wanted; at += window) {
+      sequences.add(std::span(ids).subspan(at, std::min(window, ids.size() - at)));
+    }
+  });
+  require(!sequences.ids.empty(), "convert: the texts to compare on are empty");
+  return sequences;
+}
+
+void print_divergence(const Divergence& d, bool of_text) {
+  fmt::print(
+      "on {} {} tokens: logits within {:.2g} of the largest, same best token {:.2f}%, "
+      "KL {:.3g} nats a token (largest {:.3g})\n",
+      d.tokens, of_text ? "held-out" : "random", d.logit_error, 100 * d.same_best, d.kl,
+      d.largest_kl);
+  if (!of_text) return;
+  fmt::print("perplexity {:.4f}, was {:.4f} ({:+.3f}%)\n", d.other_perplexity,
+             d.original_perplexity, 100 * (d.other_perplexity / d.original_perplexity - 1));
+}
+
+void run(const Options& options) {
+  const DType dtype = types.at(options.dtype);
+  const LoadedModel source = load_model(options.source, {.need_tokenizer = false});
+  const fs::path destination = options.destination;
+  require(!fs::exists(destination), "{}: exists; name a folder that does not", options.destination);
+  const fs::path partial = options.destination + ".partial";
+  fs::remove_all(partial);
+  fs::create_directories(partial);
+  save_checkpoint(partial.string(), source.checkpoint.config, source.checkpoint.tensors, dtype,
+                  options.shard_megabytes * 1'000'000);
+  for (const auto& entry : fs::directory_iterator(source.folder)) {
+    if (companion(entry.path())) fs::copy_file(entry.path(), partial / entry.path().filename());
+  }
+  if (!options.no_check) {
+    const LoadedModel converted = load_model(partial.string(), {.need_tokenizer = false});
+    const Sequences on = check_sequences(options, source);
+    const Divergence d = divergence(source.model, converted.model, on.ids, on.offsets);
+    print_divergence(d, !options.text.empty());
+    const bool exact = dtype == DType::f32;
+    require(d.logit_error <= (exact ? 1e-6 : 1),
+            "{}: the converted model predicts otherwise; it is kept as {}", options.destination,
+            partial.string());
+  }
+  fs::rename(partial, destination);
+  double bytes = 0;
+  for (const auto& entry : fs::directory_iterator(destination)) {
+    bytes += static_cast<double>(entry.file_size());
+  }
+  fmt::print("{}: {:.1f} MB\n", options.destination, bytes / 1e6);
+}
+
+}  // namespace
+
+void add_convert(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  Options& o = *options;
+  CLI::App* command =
+      app.add_subcommand("convert", "Write a model folder with weights of another type");
+  command->add_option("source", o.source, "Model folder, or a training run's folder")->required();
+  command->add_option("destination", o.destination, "Folder to make")->required();
+  command->add_option("--dtype", o.dtype, "f32, bf16, f16, q8 or q4")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"f32", "bf16", "f16", "q8", "q4"}));
+  command->add_option("--shard-size", o.shard_megabytes, "Megabytes of a weights file at most")
+      ->capture_default_str()
+      ->check(positive());
+  command->add_option("--text", o.text,
+                      "Compare both models' perplexity on these files (as train reads them)");
+  command->add_option("--tokens", o.tokens, "Tokens of --text to compare on")
+      ->capture_default_str()
+      ->check(positive());
+  command->add_flag("--no-check", o.no_check, "Do not compare the models' predictions");
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace metala::cli
