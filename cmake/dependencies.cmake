@@ -18,12 +18,16 @@ endif()
 
 add_library(metala_options INTERFACE)
 target_compile_features(metala_options INTERFACE cxx_std_20)
-target_compile_options(metala_options INTERFACE
+set(metala_warnings
   -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion
-  -Wno-restrict  # GCC 12 sees overlaps in std::string that are not there (its bug 105651)
-  $<$<BOOL:${METALA_WERROR}>:-Werror>)
+  -Wno-restrict)  # GCC 12 sees overlaps in std::string that are not there (its bug 105651)
+if(METALA_WERROR)
+  list(APPEND metala_warnings -Werror)
+endif()
 # Exact float32 arithmetic everywhere, but sums may keep a fused multiply-add, as the references do.
-target_compile_options(metala_options INTERFACE -fno-math-errno)
+target_compile_options(metala_options INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:${metala_warnings};-fno-math-errno>
+  $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;--expt-extended-lambda;-Xcompiler=-Wall>)
 # The vector bodies are compiled for these instruction sets and picked at run time; the others that
 # Highway knows would only lengthen the build.
 target_compile_definitions(metala_options INTERFACE

@@ -1,6 +1,7 @@
 # A room is a folder: its .cpp files join the library, its *_test.cpp files become one test
 # program named after the folder, its *_bench.cpp files join `metala bench`, its *_fuzz.cpp files
-# become fuzz targets. Adding a file to a room is all it takes.
+# become fuzz targets; its *_cuda.cpp and *.cu files join where there is CUDA. Adding a file to a room
+# is all it takes.
 
 function(metala_room room)
   set(folder ${PROJECT_SOURCE_DIR}/metala/${room})
@@ -8,6 +9,13 @@ function(metala_room room)
   file(GLOB tests CONFIGURE_DEPENDS ${folder}/*_test.cpp)
   file(GLOB benches CONFIGURE_DEPENDS ${folder}/*_bench.cpp)
   file(GLOB fuzzers CONFIGURE_DEPENDS ${folder}/*_fuzz.cpp)
+  file(GLOB for_gpus CONFIGURE_DEPENDS ${folder}/*_cuda.cpp ${folder}/*.cu)
+  if(METALA_CUDA_FOUND)
+    list(APPEND sources ${for_gpus})
+    list(REMOVE_DUPLICATES sources)
+  elseif(for_gpus)
+    list(REMOVE_ITEM sources ${for_gpus})
+  endif()
   if(tests OR benches OR fuzzers)
     list(REMOVE_ITEM sources ${tests} ${benches} ${fuzzers})
   endif()
@@ -44,6 +52,10 @@ function(metala_library)
     PUBLIC fmt::fmt
     PRIVATE $<BUILD_INTERFACE:metala_options> nlohmann_json::nlohmann_json OpenMP::OpenMP_CXX
             Threads::Threads PkgConfig::openblas PkgConfig::hwy PkgConfig::sentencepiece)
+  if(METALA_CUDA_FOUND)
+    target_compile_definitions(metala PUBLIC METALA_CUDA)
+    target_link_libraries(metala PUBLIC CUDA::cudart_static CUDA::cublasLt)
+  endif()
 endfunction()
 
 # The rooms' benchmarks and whole-program ones, as objects linked into the program.

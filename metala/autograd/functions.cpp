@@ -2,6 +2,7 @@
 
 #include "metala/base/profile.h"
 #include "metala/base/threads.h"
+#include "metala/device/cuda/matrix_product_cuda.h"
 #include "metala/ops/embedding/embedding.h"
 #include "metala/ops/layer_norm/layer_norm.h"
 #include "metala/ops/linear/linear.h"
@@ -11,12 +12,17 @@
 namespace metala::functions {
 namespace {
 
+// On the CPU activations are as wide as sums; on a GPU they have the type of the weights.
 DType activation_type(const Variable& weight) {
-  return weight.value().dtype() == DType::f64 ? DType::f64 : DType::f32;
+  const DType type = weight.value().dtype();
+  return weight.value().device().is_cuda() ? type : accumulation_type(type);
 }
 
 void add_into(const Tensor& from, const Tensor& to) {
   const profile::Scope scope("residual");
+  if constexpr (cuda_built) {
+    if (to.device().is_cuda()) return cuda::add(from, to);
+  }
   const auto add_rows = [&]<class T>(T) {
     parallel_ranges(from.size(0), 16, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t n = begin; n < end; ++n) {
@@ -50,8 +56,8 @@ void pull_back_linear(const Variable& y, const Variable& x, const Variable& weig
 
 }  // namespace
 
-Variable embedding(Tape& tape, std::span<const std::int32_t> ids, const Variable& table,
-                   double scale, std::int32_t frozen_id) {
+Variable embedding(Tape& tape, Ids ids, const Variable& table, double scale,
+                   std::int32_t frozen_id) {
   const profile::Scope scope("embedding");
   const auto tokens = static_cast<std::int64_t>(ids.size());
   const Variable y = tape.intermediate({tokens, table.value().size(1)}, activation_type(table));
@@ -71,7 +77,8 @@ Variable rms_norm(Tape& tape, const Variable& x, double eps) {
     rms_norm::forward(in, eps, y.value());
     return y;
   }
-  const Tensor inverse_rms = tape.arena().uninitialized({in.size(0)}, in.dtype());
+  const Tensor inverse_rms =
+      tape.arena().uninitialized({in.size(0)}, accumulation_type(in.dtype()));
   rms_norm::forward(in, eps, y.value(), inverse_rms);
   tape.record([=] {
     const profile::Scope back("norm, backward");
@@ -89,8 +96,9 @@ Variable layer_norm(Tape& tape, const Variable& x, const Variable& weight, const
     layer_norm::forward(in, value_of(weight), value_of(bias), eps, y.value());
     return y;
   }
-  const Tensor mean = tape.arena().uninitialized({in.size(0)}, in.dtype());
-  const Tensor inverse_std = tape.arena().uninitialized({in.size(0)}, in.dtype());
+  const Tensor mean = tape.arena().uninitialized({in.size(0)}, accumulation_type(in.dtype()));
+  const Tensor inverse_std =
+      tape.arena().uninitialized({in.size(0)}, accumulation_type(in.dtype()));
   layer_norm::forward(in, value_of(weight), value_of(bias), eps, y.value(), mean, inverse_std);
   tape.record([=] {
     const profile::Scope back("norm, backward");

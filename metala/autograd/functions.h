@@ -16,8 +16,7 @@
 namespace metala::functions {
 
 // ids, offsets and labels must outlive the tape's backward pass.
-Variable embedding(Tape&, std::span<const std::int32_t> ids, const Variable& table, double scale,
-                   std::int32_t frozen_id);
+Variable embedding(Tape&, Ids ids, const Variable& table, double scale, std::int32_t frozen_id);
 
 Variable rms_norm(Tape&, const Variable& x, double eps);
 Variable layer_norm(Tape&, const Variable& x, const Variable& weight, const Variable& bias,

@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "metala/base/tensor.h"
-#include "metala/device/cpu/arena.h"
+#include "metala/device/arena.h"
 
 namespace metala {
 

@@ -18,6 +18,11 @@ std::size_t size_of(DType);  // bytes of one element; an Error for types in bloc
 std::size_t bytes_of(DType, std::size_t elements);
 bool in_blocks(DType);            // q8, q4
 std::string_view name_of(DType);  // "f32", "bf16", ...
+// What sums, statistics, states and vectors of parameters are held in beside activations of a type:
+// f64 for f64, else f32.
+constexpr DType accumulation_type(DType type) {
+  return type == DType::f64 ? DType::f64 : DType::f32;
+}
 
 // bfloat16: the upper half of a float32. Conversion rounds to nearest even and keeps NaN.
 struct bf16 {

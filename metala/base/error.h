@@ -5,7 +5,9 @@
 // a server into the answer to one request. What only a bug of ours can break is an assert.
 #pragma once
 
+#ifndef __CUDACC__  // nvcc cannot compile fmt 9; kernels have device/cuda/cuda_error.h
 #include <fmt/format.h>
+#endif
 
 #include <stdexcept>
 #include <string>
@@ -24,6 +26,7 @@ class UsageError : public Error {
   using Error::Error;
 };
 
+#ifndef __CUDACC__
 template <class... Args>
 [[noreturn]] void fail(fmt::format_string<Args...> format, Args&&... args) {
   throw Error(fmt::format(format, std::forward<Args>(args)...));
@@ -33,5 +36,6 @@ template <class... Args>
 void require(bool holds, fmt::format_string<Args...> format, Args&&... args) {
   if (!holds) fail(format, std::forward<Args>(args)...);
 }
+#endif
 
 }  // namespace metala

@@ -1,10 +1,8 @@
 #include "metala/base/tensor.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
-#include <new>
 #include <vector>
 
 #include "metala/base/quantized.h"
@@ -12,16 +10,6 @@
 
 namespace metala {
 namespace {
-
-constexpr std::size_t alignment = 64;  // a cache line, and the widest vector
-
-std::shared_ptr<void> allocate(std::size_t bytes) {
-  const std::size_t rounded =
-      (std::max<std::size_t>(bytes, 1) + alignment - 1) / alignment * alignment;
-  void* memory = std::aligned_alloc(alignment, rounded);
-  require(memory != nullptr, "out of memory: {} bytes for a tensor", bytes);
-  return {memory, std::free};
-}
 
 std::size_t checked_bytes(const Shape& shape, DType type) {
   require(
@@ -154,25 +142,27 @@ std::string Shape::text() const {
   return fmt::format("[{}]", fmt::join(begin(), end(), ", "));
 }
 
-Tensor Tensor::uninitialized(Shape shape, DType type) {
-  auto memory = allocate(checked_bytes(shape, type));
+Tensor Tensor::uninitialized(Shape shape, DType type, Device device) {
+  auto memory = memory_of(device).allocate(checked_bytes(shape, type));
   void* const data = memory.get();
-  return wrap(data, shape, type, std::move(memory));
+  return wrap(data, shape, type, std::move(memory), device);
 }
 
-Tensor Tensor::zeros(Shape shape, DType type) {
-  Tensor t = uninitialized(shape, type);
-  std::memset(t.data_, 0, t.bytes());
+Tensor Tensor::zeros(Shape shape, DType type, Device device) {
+  Tensor t = uninitialized(shape, type, device);
+  t.fill_zero();
   return t;
 }
 
-Tensor Tensor::wrap(void* data, Shape shape, DType type, std::shared_ptr<void> owner) {
+Tensor Tensor::wrap(void* data, Shape shape, DType type, std::shared_ptr<void> owner,
+                    Device device) {
   Tensor t;
   t.defined_ = true;
   t.data_ = data;
   t.shape_ = shape;
   t.strides_ = shape;
   t.dtype_ = type;
+  t.device_ = device;
   t.owner_ = std::move(owner);
   std::int64_t stride = 1;
   for (int i = shape.rank() - 1; i >= 0; --i) {
@@ -230,32 +220,38 @@ Tensor Tensor::reshape(Shape shape) const {
   require(contiguous(), "tensor: reshape of a strided view {}", shape_.text());
   require(shape.count() == shape_.count(), "tensor: reshape of {} to {}", shape_.text(),
           shape.text());
-  return wrap(data_, shape, dtype_, owner_);
+  return wrap(data_, shape, dtype_, owner_, device_);
 }
 
 Tensor Tensor::copy() const {
   return cast(dtype_);
 }
 
+Tensor Tensor::to(Device device) const {
+  if (device == device_) return *this;
+  Tensor t = uninitialized(shape_, dtype_, device);
+  t.copy_from(*this);
+  return t;
+}
+
 Tensor Tensor::cast(DType type) const {
-  Tensor t = uninitialized(shape_, type);
+  Tensor t = uninitialized(shape_, type, device_);
   t.copy_from(*this);
   return t;
 }
 
 void Tensor::copy_from(const Tensor& from) const {
   require(shape_ == from.shape_, "tensor: copy of {} into {}", from.shape_.text(), shape_.text());
-  const Shape flat = rank() == 0 ? Shape{1} : shape_;
-  const auto width = flat[flat.rank() - 1];
-  const auto at = [](const Tensor& t, std::int64_t element) {
-    return static_cast<std::byte*>(t.data_) + bytes_of(t.dtype_, static_cast<std::size_t>(element));
-  };
+  if (count() == 0) return;
+  if (!device_.is_cpu() || !from.device_.is_cpu()) return copy_across_devices(from);
   if ((in_blocks(dtype_) || in_blocks(from.dtype_)) && dtype_ != from.dtype_) {
     return copy_blocks(*this, from);
   }
+  const Shape flat = rank() == 0 ? Shape{1} : shape_;
+  const auto width = flat[flat.rank() - 1];
   for_each_row(flat, *this, from, [&](std::int64_t to_row, std::int64_t from_row) {
-    std::byte* out = at(*this, to_row);
-    const std::byte* in = at(from, from_row);
+    std::byte* out = at(to_row);
+    const std::byte* in = from.at(from_row);
     if (dtype_ == from.dtype_) {
       std::memcpy(out, in, bytes_of(dtype_, static_cast<std::size_t>(width)));
     } else {
@@ -264,12 +260,55 @@ void Tensor::copy_from(const Tensor& from) const {
   });
 }
 
+// Where one side lies elsewhere: types are converted where the memory is, and rows travel as they
+// are.
+void Tensor::copy_across_devices(const Tensor& from) const {
+  const bool here = device_ == from.device_;
+  if (dtype_ != from.dtype_ && !here) {
+    const Tensor converted = device_.is_cpu() ? from.to(device_) : from.cast(dtype_);
+    return copy_from(converted);
+  }
+  DeviceMemory& memory = memory_of(device_.is_cpu() ? from.device_ : device_);
+  const auto copy_rows = [&](std::int64_t to_row, std::int64_t from_row, std::size_t width,
+                             std::size_t count, std::int64_t to_stride, std::int64_t from_stride) {
+    const MemoryRows to_rows = {at(to_row), bytes_of(dtype_, static_cast<std::size_t>(to_stride)),
+                                device_};
+    const MemoryRows from_rows = {from.at(from_row),
+                                  bytes_of(from.dtype_, static_cast<std::size_t>(from_stride)),
+                                  from.device_};
+    if (dtype_ != from.dtype_) {
+      memory.convert(to_rows, dtype_, from_rows, from.dtype_, width, count);
+    } else {
+      memory.copy(to_rows, from_rows, bytes_of(dtype_, width), count);
+    }
+  };
+  if (contiguous() && from.contiguous()) {
+    const auto all = static_cast<std::size_t>(count());
+    return copy_rows(0, 0, all, 1, count(), count());
+  }
+  if (rank() == 2) {
+    return copy_rows(0, 0, static_cast<std::size_t>(size(1)), static_cast<std::size_t>(size(0)),
+                     stride(0), from.stride(0));
+  }
+  for_each_row(shape_, *this, from, [&](std::int64_t to_row, std::int64_t from_row) {
+    const auto width = size(rank() - 1);
+    copy_rows(to_row, from_row, static_cast<std::size_t>(width), 1, width, width);
+  });
+}
+
 void Tensor::fill_zero() const {
   const Shape flat = rank() == 0 ? Shape{1} : shape_;
-  for_each_row(flat, *this, *this, [&](std::int64_t at, std::int64_t) {
-    std::memset(static_cast<std::byte*>(data_) + bytes_of(dtype_, static_cast<std::size_t>(at)), 0,
-                bytes_of(dtype_, static_cast<std::size_t>(flat[flat.rank() - 1])));
+  const auto width = bytes_of(dtype_, static_cast<std::size_t>(flat[flat.rank() - 1]));
+  if (count() == 0) return;
+  DeviceMemory& memory = memory_of(device_);
+  if (contiguous()) return memory.zero({data_, bytes(), device_}, bytes(), 1);
+  for_each_row(flat, *this, *this, [&](std::int64_t row, std::int64_t) {
+    memory.zero({at(row), width, device_}, width, 1);
   });
+}
+
+std::byte* Tensor::at(std::int64_t element) const {
+  return static_cast<std::byte*>(data_) + bytes_of(dtype_, static_cast<std::size_t>(element));
 }
 
 void Tensor::refuse_read_as(DType wanted) const {

@@ -14,6 +14,7 @@
 #include <string>
 #include <string_view>
 
+#include "metala/base/device.h"
 #include "metala/base/dtype.h"
 #include "metala/base/error.h"
 
@@ -43,10 +44,10 @@ class Tensor {
   Tensor() = default;
 
   // Fresh memory, 64-byte aligned.
-  static Tensor zeros(Shape, DType = DType::f32);
-  static Tensor uninitialized(Shape, DType = DType::f32);
+  static Tensor zeros(Shape, DType = DType::f32, Device = {});
+  static Tensor uninitialized(Shape, DType = DType::f32, Device = {});
   // Memory of someone else, row-major; `owner` is kept alive as long as any view of it.
-  static Tensor wrap(void* data, Shape, DType, std::shared_ptr<void> owner = nullptr);
+  static Tensor wrap(void* data, Shape, DType, std::shared_ptr<void> owner = nullptr, Device = {});
   template <class T>
   static Tensor wrap(T* data, Shape shape, std::shared_ptr<void> owner = nullptr) {
     return wrap(static_cast<void*>(data), shape, dtype_of<T>, std::move(owner));
@@ -54,6 +55,7 @@ class Tensor {
 
   bool defined() const { return defined_; }
   DType dtype() const { return dtype_; }
+  Device device() const { return device_; }
   const Shape& shape() const { return shape_; }
   int rank() const { return shape_.rank(); }
   std::int64_t size(int i) const { return shape_[i]; }
@@ -76,8 +78,9 @@ class Tensor {
   Tensor row(std::int64_t i) const;  // one index of the first dimension, which goes away
   Tensor reshape(Shape) const;       // contiguous tensors only
   Tensor copy() const;               // fresh contiguous memory, same values
-  // Fresh contiguous memory, values rounded to the type. Matrices can be cast to and from types in
-  // blocks when their rows are a multiple of 64.
+  Tensor to(Device) const;           // the same, or this tensor if it lies there already
+  // Fresh contiguous memory on the same device, values rounded to the type. Matrices can be cast to
+  // and from types in blocks when their rows are a multiple of 64.
   Tensor cast(DType) const;
 
   void copy_from(
@@ -86,11 +89,14 @@ class Tensor {
 
  private:
   [[noreturn]] void refuse_read_as(DType wanted) const;
+  void copy_across_devices(const Tensor&) const;
+  std::byte* at(std::int64_t element) const;  // counted in memory, strides included
   void* data_ = nullptr;
   Shape shape_;
   Shape strides_;
   std::shared_ptr<void> owner_;
   DType dtype_ = DType::f32;
+  Device device_;
   bool defined_ = false;  // an empty tensor (a dimension of 0) is defined and may have no memory
 };
 

@@ -25,7 +25,7 @@ namespace metala::cli {
 namespace {
 
 struct Options {
-  std::string folder;
+  std::string folder, device = "cpu";
   std::string system;
   std::string load;
   GenerationOptions generation;
@@ -78,7 +78,7 @@ class Chat {
  public:
   explicit Chat(const Options& options)
       : options_(options),
-        loaded_(load_model(options.folder, {.need_tokenizer = true})),
+        loaded_(load_model(options.folder, {true, options.device})),
         editor_(history_file()) {
     Conversation conversation(loaded_.model, *loaded_.tokenizer, loaded_.fingerprint(),
                               plain_layout);
@@ -289,6 +289,7 @@ void add_chat(CLI::App& app) {
   command->add_option("--stop", o.stops, "End answers before this text; repeatable");
   command->add_option("--seed", o.seed, "Seed of the draws; default: a random one")
       ->check(not_negative());
+  add_device(command, o.device);
   command->add_flag("-q,--quiet", o.quiet, "No line of figures after an answer");
   command->callback([options] { Chat(*options).run(); });
 }

@@ -33,4 +33,9 @@ inline CLI::Validator not_negative() {
   return number("of 0 or more", [](double x) { return x >= 0; });
 }
 
+inline void add_device(CLI::App* command, std::string& device) {
+  command->add_option("--device", device, "Where to run: cpu, cuda or cuda:NUMBER")
+      ->capture_default_str();
+}
+
 }  // namespace metala::cli

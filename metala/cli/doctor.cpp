@@ -12,8 +12,38 @@
 #include "metala/bench/machine_limits.h"
 #include "metala/cli/commands.h"
 
+#ifdef METALA_CUDA
+#include "metala/device/cuda/cuda_device.h"
+#endif
+
 namespace metala::cli {
 namespace {
+
+#ifdef METALA_CUDA
+void describe_gpus(nlohmann::ordered_json& report) {
+  const int count = cuda::device_count();
+  if (count == 0) report["GPU"] = "none that CUDA sees; --device cuda will say why";
+  for (int i = 0; i < count; ++i) {
+    const std::string name = fmt::format("cuda:{}", i);
+    try {
+      const auto info = cuda::info(cuda::open(i));
+      report[name] = fmt::format(
+          "{}, compute capability {}.{}, {} multiprocessors, {:.1f} of {:.1f} GiB free, driver for "
+          "CUDA {}.{}",
+          info.name, info.major, info.minor, info.multiprocessors,
+          static_cast<double>(info.free_memory) / (1 << 30),
+          static_cast<double>(info.memory) / (1 << 30), info.driver / 1000,
+          info.driver % 1000 / 10);
+    } catch (const Error& e) {
+      report[name] = e.what();
+    }
+  }
+}
+#else
+void describe_gpus(nlohmann::ordered_json& report) {
+  report["GPU"] = "not built in: this build runs on the CPU";
+}
+#endif
 
 // The value of the first line of a /proc file that starts with `key`.
 std::string proc_value(const char* path, const std::string& key) {
@@ -48,7 +78,7 @@ void run(bool measure, bool as_json) {
         "the matrix library is not the OpenMP build and will compete with metala's own threads; "
         "install libopenblas0-openmp and select it with update-alternatives";
   }
-  report["GPU"] = "not built in: this build runs on the CPU";
+  describe_gpus(report);
   if (measure) {
     bench::MachineLimits limits;
     const Tensor buffer = Tensor::zeros({std::int64_t{128} << 20});  // 512 MiB, beyond all caches

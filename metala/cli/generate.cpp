@@ -28,7 +28,7 @@ using Clock = std::chrono::steady_clock;
 using nlohmann::ordered_json;
 
 struct Options {
-  std::string folder;
+  std::string folder, device = "cpu";
   std::vector<std::string> prompts;
   std::vector<std::string> prompt_files;
   std::string prompt_lines;
@@ -103,9 +103,10 @@ class Generation {
   void run() {
     auto start = Clock::now();
     const auto prompts = read_prompts(options_);
-    LoadedModel loaded = load_model(options_.folder, {.need_tokenizer = true});
+    LoadedModel loaded = load_model(options_.folder, {true, options_.device});
     times_.load = seconds_since(start);
 
+    arena_ = Arena(loaded.model.device());
     start = Clock::now();
     auto histories = read(loaded, prompts);
     times_.prefill = seconds_since(start);
@@ -127,6 +128,7 @@ class Generation {
       State::Metadata metadata;
       state_ = State::load(options_.load_state, config, loaded.fingerprint(), &metadata);
       if (Conversation::saved_in(metadata)) state_ = state_.select({0});  // where it stands
+      state_ = state_.to(loaded.model.device());
       if (histories.empty()) histories.resize(static_cast<std::size_t>(state_.batch()));
       if (state_.batch() == 1 && histories.size() > 1) {
         state_ = state_.select(std::vector<std::int64_t>(histories.size(), 0));  // a fork for each
@@ -135,7 +137,8 @@ class Generation {
               "generate: {} prompts for {}, which holds {} sequences", histories.size(),
               options_.load_state, state_.batch());
     } else {
-      state_ = State(config, static_cast<std::int64_t>(histories.size()));
+      state_ = State(config, static_cast<std::int64_t>(histories.size()), DType::f32,
+                     loaded.model.device());
       for (auto& ids : histories) {
         const bool wants_bos = config.add_bos_token || ids.empty();
         if (wants_bos) ids.insert(ids.begin(), config.bos_token_id);
@@ -296,6 +299,7 @@ void add_generate(CLI::App& app) {
   command->add_option("--load-state", o.load_state,
                       "Start from a saved state (forked for many prompts)");
   command->add_option("--save-state", o.save_state, "Save the state after the last token");
+  add_device(command, o.device);
   command->add_flag("--json", o.json, "Print one JSON object instead of text");
   command->add_flag("-q,--quiet", o.quiet, "No timing line");
   command->callback([options] { Generation(*options).run(); });

@@ -4,6 +4,7 @@
 
 #include <filesystem>
 
+#include "metala/device/open_device.h"
 #include "metala/train/run_folder.h"
 
 namespace metala::cli {
@@ -20,6 +21,14 @@ std::unique_ptr<Tokenizer> tokenizer_for(const std::string& folder, const Config
   return tokenizer;
 }
 
+Parameters parameters_on(Device device, const Checkpoint& checkpoint) {
+  const Parameters parameters(checkpoint.tensors);
+  if (device.is_cpu()) return parameters;
+  const DType stored = checkpoint.tensors.at("model.embed_tokens.weight").dtype();
+  const bool half = stored == DType::bf16 || stored == DType::f16;
+  return parameters.on(device, half ? DType::bf16 : DType::f32);
+}
+
 }  // namespace
 
 std::string LoadedModel::fingerprint() const {
@@ -32,7 +41,7 @@ LoadedModel load_model(const std::string& named, const LoadOptions& options) {
   for (const auto& note : checkpoint.notes) fmt::print(stderr, "note: {}\n", note);
   check_finite(checkpoint.tensors, folder);
   auto tokenizer = tokenizer_for(folder, checkpoint.config, options);
-  LanguageModel model(checkpoint.config, Parameters(checkpoint.tensors));
+  LanguageModel model(checkpoint.config, parameters_on(open_device(options.device), checkpoint));
   return {folder, std::move(checkpoint), std::move(model), std::move(tokenizer)};
 }
 

@@ -21,9 +21,11 @@ struct LoadedModel {
 
 struct LoadOptions {
   bool need_tokenizer = false;
+  std::string device = "cpu";  // cpu, cuda, cuda:1: where the model runs
 };
 
 // `named` is a model folder or a training run's folder. Prints the checkpoint's notes to stderr.
+// On a GPU weights stored in 16 bits run as bf16, others as f32; the checkpoint stays on the CPU.
 // Throws Error for weights that are NaN or infinite, and for a tokenizer larger than the model's
 // vocabulary.
 LoadedModel load_model(const std::string& named, const LoadOptions&);

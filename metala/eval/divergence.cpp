@@ -73,7 +73,7 @@ Divergence divergence(const LanguageModel& original, const LanguageModel& other,
           "divergence: the vocabularies have {} and {} ids", vocabulary, other.config().vocab_size);
   require(!ids.empty(), "divergence: no tokens");
   Sums sums;
-  Arena arena, other_arena;
+  Arena arena(original.device()), other_arena(other.device());
   for (std::size_t b = 0; b + 1 < offsets.size(); ++b) {
     const auto length = offsets[b + 1] - offsets[b];
     const auto sequence =
@@ -82,8 +82,10 @@ Divergence divergence(const LanguageModel& original, const LanguageModel& other,
     arena.reset();
     other_arena.reset();
     Tape tape(arena, Tape::Mode::compute), other_tape(other_arena, Tape::Mode::compute);
-    const Tensor x = original.logits(arena, original.hidden(tape, {sequence, whole}).value());
-    const Tensor y = other.logits(other_arena, other.hidden(other_tape, {sequence, whole}).value());
+    const Tensor x =
+        original.logits(arena, original.hidden(tape, {sequence, whole}).value()).to({});
+    const Tensor y =
+        other.logits(other_arena, other.hidden(other_tape, {sequence, whole}).value()).to({});
     for (std::int64_t t = 0; t < length; ++t) {
       sums.add(x.row(t).data<float>(), y.row(t).data<float>(), vocabulary,
                t + 1 < length ? sequence[static_cast<std::size_t>(t + 1)] : -1);

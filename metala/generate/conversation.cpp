@@ -58,7 +58,7 @@ Conversation::Conversation(const LanguageModel& model, const Tokenizer& tokenize
       tokenizer_(&tokenizer),
       fingerprint_(std::move(fingerprint)),
       layout_(std::move(layout)),
-      now_{"", State(model.config(), 1)} {}
+      now_{"", State(model.config(), 1, DType::f32, model.device())} {}
 
 std::int64_t Conversation::tokens() const {
   return now_.state.tokens().front();
@@ -123,7 +123,7 @@ void Conversation::rewind(const std::string& text) {
     if (best == nullptr || c.text.size() >= best->text.size()) best = &c;
   }
   if (best == nullptr) {
-    now_ = {"", State(model_->config(), 1)};
+    now_ = {"", State(model_->config(), 1, DType::f32, model_->device())};
   } else {
     now_ = {best->text, best->state.copy()};
   }
@@ -138,7 +138,7 @@ void Conversation::read_up_to(const std::string& text) {
   }
   cost_.read = static_cast<std::int64_t>(ids.size());
   if (!ids.empty()) {
-    Arena arena;
+    Arena arena(model_->device());
     const std::vector<std::int64_t> offsets = {0, cost_.read};
     model_->advance(arena, {ids, offsets}, now_.state);
   }
@@ -154,7 +154,7 @@ std::string Conversation::draw(const Show& show) {
   // Each answer draws from a stream of its own, so that a regenerated one is another.
   const auto random = Philox(options.sampling.seed, ++answers_).block(0);
   generation.sampling.seed = (std::uint64_t{random[0]} << 32) | random[1];
-  Arena arena;
+  Arena arena(model_->device());
   Generator generator(*model_, arena, now_.state, {{}}, generation);
   TextStream shown(*tokenizer_, stops);
   TextStream whole(*tokenizer_, {});  // what the state will have read, stop strings included
@@ -201,7 +201,8 @@ bool Conversation::saved_in(const State::Metadata& metadata) {
 
 void Conversation::load(const std::string& path) {
   State::Metadata metadata;
-  const State states = State::load(path, model_->config(), fingerprint_, &metadata);
+  const State states =
+      State::load(path, model_->config(), fingerprint_, &metadata).to(model_->device());
   require(saved_in(metadata), "{}: holds a state without a conversation", path);
   const auto json = parse_json(metadata.at(entry), path + ": conversation");
   std::vector<Message> messages;

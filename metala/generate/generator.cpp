@@ -26,11 +26,12 @@ bool Generator::done() const {
 std::vector<DrawnToken> Generator::next() {
   settle();
   std::vector<DrawnToken> tokens;
+  const Tensor all_logits = state_.logits().to({});
   for (std::size_t i = 0; i < sequences_.size(); ++i) {
     Sequence& s = sequences_[i];
     if (s.finish != Finish::running) continue;
     const auto row = static_cast<std::int64_t>(i);
-    const std::span<const float> logits(state_.logits().row(row).data<float>(),
+    const std::span<const float> logits(all_logits.row(row).data<float>(),
                                         static_cast<std::size_t>(model_.config().vocab_size));
     DrawnToken token;
     token.sequence = row;

@@ -35,7 +35,9 @@ LanguageModel::LanguageModel(const Config& config, const Parameters& given)
     : config_(std::make_shared<const Config>(config)) {
   const Parameters parameters = with_small_tensors_widened(config, given);
   embedding_ = parameters.variable("model.embed_tokens.weight");
-  dtype_ = embedding_.value().dtype() == DType::f64 ? DType::f64 : DType::f32;
+  const Tensor& table = embedding_.value();
+  device_ = table.device();
+  dtype_ = device_.is_cuda() ? table.dtype() : accumulation_type(table.dtype());
   for (std::int64_t layer = 0; layer < config.layers; ++layer) {
     blocks_.emplace_back(config_, parameters, layer);
   }
@@ -43,9 +45,22 @@ LanguageModel::LanguageModel(const Config& config, const Parameters& given)
   head_ = config.tie_word_embeddings ? embedding_ : parameters.variable("lm_head.weight");
 }
 
-Variable LanguageModel::hidden(Tape& tape, const Batch& batch, const CarriedState& state,
+// Ids and offsets where the model's kernels read them.
+Batch LanguageModel::resident(Arena& arena, const Batch& batch) const {
+  if (device_.is_cpu() || batch.offsets.there() != nullptr) return batch;
+  const auto mirrored = [&]<class T>(const Mirrored<T>& numbers) {
+    const Shape shape = {static_cast<std::int64_t>(numbers.size())};
+    const Tensor there = arena.uninitialized(shape, dtype_of<T>);
+    there.copy_from(Tensor::wrap(const_cast<T*>(numbers.data()), shape));
+    return Mirrored<T>(numbers.host(), there.template data<T>());
+  };
+  return {mirrored(batch.ids), mirrored(batch.offsets)};
+}
+
+Variable LanguageModel::hidden(Tape& tape, const Batch& given, const CarriedState& state,
                                const TrainingOptions* training) const {
   const Config& c = *config_;
+  const Batch batch = resident(tape.arena(), given);
   check_offsets("model", batch.offsets, static_cast<std::int64_t>(batch.ids.size()));
   require(state.empty() || !c.bidirectional, "model: a bidirectional model has no state");
   const double scale = c.scale_embedding ? std::sqrt(static_cast<double>(c.width)) : 1.0;
@@ -75,7 +90,8 @@ Variable LanguageModel::hidden(Tape& tape, const Batch& batch, const CarriedStat
 }
 
 Tensor LanguageModel::logits(Arena& arena, const Tensor& hidden) const {
-  const Tensor out = arena.uninitialized({hidden.size(0), config_->vocab_size}, dtype_);
+  const Tensor out =
+      arena.uninitialized({hidden.size(0), config_->vocab_size}, accumulation_type(dtype_));
   linear::forward(hidden, head_.value(), {}, out);
   return out;
 }
@@ -150,7 +166,7 @@ void LanguageModel::advance_window(Arena& arena, const Batch& batch, State& stat
   }
   const Tensor next = logits(arena, last);
   if (!state.logits().defined()) {
-    state.logits() = Tensor::zeros({state.batch(), config_->vocab_size}, dtype_);
+    state.logits() = Tensor::zeros({state.batch(), config_->vocab_size}, next.dtype(), device_);
   }
   for (std::int64_t i = 0; i < count; ++i) {
     const std::int64_t b = readers[static_cast<std::size_t>(i)];

@@ -26,7 +26,7 @@ namespace metala {
 // What a pass reads. The memory of ids and offsets must outlive the tape's backward pass, as must
 // the model and TrainingOptions.
 struct Batch {
-  std::span<const std::int32_t> ids;  // [N]
+  Ids ids;  // [N]
   Offsets offsets;
 };
 
@@ -40,7 +40,8 @@ class LanguageModel {
   LanguageModel(const Config&, const Parameters&);
 
   const Config& config() const { return *config_; }
-  DType dtype() const { return dtype_; }  // of activations and states: f32 or f64
+  DType dtype() const { return dtype_; }  // of activations: f32, f64, or bf16 on a GPU
+  Device device() const { return device_; }
 
   // The hidden vectors after the final norm, [N, d]. Throws Error for ids outside the vocabulary.
   // `training` is null outside of training.
@@ -57,10 +58,12 @@ class LanguageModel {
                const std::function<void(std::int64_t)>& progress = {}) const;
 
  private:
+  Batch resident(Arena&, const Batch&) const;
   void advance_window(Arena&, const Batch&, State&) const;
 
   std::shared_ptr<const Config> config_;
   DType dtype_ = DType::f32;
+  Device device_;
   Variable embedding_;
   std::vector<Block> blocks_;
   Norm final_norm_;

@@ -113,4 +113,17 @@ Parameters Parameters::cast(DType type) const {
   return p;
 }
 
+Parameters Parameters::on(Device device, DType type) const {
+  Parameters p;
+  for (const auto& [name, value] : values_) {
+    require(!in_blocks(value.dtype()),
+            "{} is stored as {}, which runs on the CPU only; convert the model to bf16 for {}",
+            name, name_of(value.dtype()), device.text());
+    const DType wanted = value.rank() == 2 ? type : DType::f32;
+    const Tensor fitting = value.dtype() == wanted ? value : value.cast(wanted);
+    p.values_.emplace(name, fitting.to(device));
+  }
+  return p;
+}
+
 }  // namespace metala

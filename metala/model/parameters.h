@@ -43,6 +43,9 @@ class Parameters {
 
   // A copy with every tensor in the given type (f64 for checking gradients).
   Parameters cast(DType) const;
+  // A copy on a GPU, matrices in `type` (f32 or bf16) and everything else in f32. Throws Error for
+  // matrices in blocks, which run on the CPU only.
+  Parameters on(Device, DType type) const;
 
  private:
   std::map<std::string, Tensor> values_;

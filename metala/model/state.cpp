@@ -17,7 +17,7 @@ Tensor take(const Tensor& from, const std::vector<std::int64_t>& rows) {
   if (!from.defined()) return {};
   Shape shape = from.shape();
   shape[0] = static_cast<std::int64_t>(rows.size());
-  const Tensor to = Tensor::uninitialized(shape, from.dtype());
+  const Tensor to = Tensor::uninitialized(shape, from.dtype(), from.device());
   for (std::int64_t i = 0; i < shape[0]; ++i) {
     to.row(i).copy_from(from.row(rows[static_cast<std::size_t>(i)]));
   }
@@ -26,15 +26,15 @@ Tensor take(const Tensor& from, const std::vector<std::int64_t>& rows) {
 
 }  // namespace
 
-State::State(const Config& config, std::int64_t batch, DType type) {
+State::State(const Config& config, std::int64_t batch, DType type, Device device) {
   require(!config.bidirectional, "state: a bidirectional model has no state");
   tokens_.assign(static_cast<std::size_t>(batch), 0);
   for (std::int64_t i = 0; i < config.layers; ++i) {
     LayerState layer;
-    layer.recurrent =
-        Tensor::zeros({batch, config.heads, config.key_width(), config.value_width()}, type);
+    layer.recurrent = Tensor::zeros({batch, config.heads, config.key_width(), config.value_width()},
+                                    type, device);
     if (config.short_conv_width > 0) {
-      layer.conv = Tensor::zeros({batch, config.width, config.short_conv_width}, type);
+      layer.conv = Tensor::zeros({batch, config.width, config.short_conv_width}, type, device);
     }
     layers_.push_back(layer);
   }
@@ -50,6 +50,16 @@ State State::copy() const {
   std::vector<std::int64_t> all;
   for (std::int64_t b = 0; b < batch(); ++b) all.push_back(b);
   return select(all);
+}
+
+State State::to(Device device) const {
+  State moved = *this;
+  for (auto& layer : moved.layers_) {
+    layer.recurrent = layer.recurrent.to(device);
+    if (layer.conv.defined()) layer.conv = layer.conv.to(device);
+  }
+  if (logits_.defined()) moved.logits_ = logits_.to(device);
+  return moved;
 }
 
 State State::select(const std::vector<std::int64_t>& sequences) const {
@@ -72,7 +82,7 @@ State State::joined(const std::vector<State>& states) {
     Shape shape = part(first).shape();
     shape[0] = 0;
     for (const auto& state : states) shape[0] += state.batch();
-    const Tensor all = Tensor::uninitialized(shape, part(first).dtype());
+    const Tensor all = Tensor::uninitialized(shape, part(first).dtype(), part(first).device());
     std::int64_t at = 0;
     for (const auto& state : states) {
       all.rows(at, at + state.batch()).copy_from(part(state));
@@ -101,10 +111,11 @@ State State::joined(const std::vector<State>& states) {
 void State::save(const std::string& path, const std::string& fingerprint, Metadata metadata) const {
   std::map<std::string, Tensor> tensors;
   for (std::size_t i = 0; i < layers_.size(); ++i) {
-    tensors.emplace(fmt::format("recurrent.{}", i), layers_[i].recurrent);
-    if (layers_[i].conv.defined()) tensors.emplace(fmt::format("conv.{}", i), layers_[i].conv);
+    tensors.emplace(fmt::format("recurrent.{}", i), layers_[i].recurrent.to({}));
+    if (layers_[i].conv.defined())
+      tensors.emplace(fmt::format("conv.{}", i), layers_[i].conv.to({}));
   }
-  if (logits_.defined()) tensors.emplace("logits", logits_);
+  if (logits_.defined()) tensors.emplace("logits", logits_.to({}));
   const Tensor tokens = Tensor::uninitialized({batch()}, DType::i64);
   std::copy(tokens_.begin(), tokens_.end(), tokens.data<std::int64_t>());
   tensors.emplace("tokens", tokens);

@@ -25,7 +25,7 @@ class State {
  public:
   State() = default;
   // The state before the first token: zero.
-  State(const Config&, std::int64_t batch, DType = DType::f32);
+  State(const Config&, std::int64_t batch, DType = DType::f32, Device = {});
 
   std::int64_t batch() const { return static_cast<std::int64_t>(tokens_.size()); }
   std::vector<LayerState>& layers() { return layers_; }
@@ -37,7 +37,8 @@ class State {
 
   std::size_t bytes() const;
 
-  State copy() const;  // fresh memory
+  State copy() const;      // fresh memory
+  State to(Device) const;  // what lies there already is shared, not copied
   // A batch made of the given sequences of this one, in this order, repeats allowed: selecting
   // {0, 0, 0} forks sequence 0 three ways.
   State select(const std::vector<std::int64_t>& sequences) const;

@@ -2,11 +2,12 @@
 
 #include "metala/base/quantized.h"
 #include "metala/base/threads.h"
+#include "metala/ops/embedding/embedding_cuda.h"
 
 namespace metala::embedding {
 namespace {
 
-void check_ids(std::span<const std::int32_t> ids, std::int64_t rows) {
+void check_ids(Ids ids, std::int64_t rows) {
   for (std::size_t n = 0; n < ids.size(); ++n) {
     require(ids[n] >= 0 && ids[n] < rows, "embedding: id {} at position {}; the table has {} rows",
             ids[n], n, rows);
@@ -16,8 +17,7 @@ void check_ids(std::span<const std::int32_t> ids, std::int64_t rows) {
 // T: what is computed in; W: what the table holds. Plain copies: the same code is the definition
 // (in double) and the fast form (memory-bound as it stands).
 template <class T, class W>
-void look_up(std::span<const std::int32_t> ids, const Tensor& table, double scale,
-             const Tensor& y) {
+void look_up(Ids ids, const Tensor& table, double scale, const Tensor& y) {
   const std::int64_t width = table.size(1);
   parallel_ranges(
       static_cast<std::int64_t>(ids.size()), 64, [&](std::int64_t begin, std::int64_t end) {
@@ -32,8 +32,7 @@ void look_up(std::span<const std::int32_t> ids, const Tensor& table, double scal
 }
 
 // Rows in blocks.
-void look_up_blocks(std::span<const std::int32_t> ids, const Tensor& table, double scale,
-                    const Tensor& y) {
+void look_up_blocks(Ids ids, const Tensor& table, double scale, const Tensor& y) {
   for (std::size_t n = 0; n < ids.size(); ++n) {
     float* to = y.data<float>() + static_cast<std::int64_t>(n) * y.stride(0);
     quantized::dequantize_row(table.row(ids[n]).raw(), table.size(1), table.dtype(), to);
@@ -43,8 +42,8 @@ void look_up_blocks(std::span<const std::int32_t> ids, const Tensor& table, doub
 
 // Threads own columns, so repeated ids add up in the order of positions whatever their number.
 template <class T>
-void scatter(std::span<const std::int32_t> ids, const Tensor& dy, double scale,
-             const Tensor& dtable, std::int32_t frozen_id) {
+void scatter(Ids ids, const Tensor& dy, double scale, const Tensor& dtable,
+             std::int32_t frozen_id) {
   parallel_ranges(dtable.size(1), 64, [&](std::int64_t begin, std::int64_t end) {
     for (std::size_t n = 0; n < ids.size(); ++n) {
       if (ids[n] == frozen_id) continue;
@@ -57,11 +56,17 @@ void scatter(std::span<const std::int32_t> ids, const Tensor& dy, double scale,
 
 }  // namespace
 
-void forward(std::span<const std::int32_t> ids, const Tensor& table, double scale, Tensor y) {
+void forward(Ids ids, const Tensor& table, double scale, Tensor y) {
   require(table.defined() && table.rank() == 2, "embedding: table must be a matrix [V, d]");
   check_tensor("embedding: table", table, table.shape(), table.dtype());
-  const DType type = table.dtype() == DType::f64 ? DType::f64 : DType::f32;
-  check_tensor("embedding: y", y, {static_cast<std::int64_t>(ids.size()), table.size(1)}, type);
+  const Shape shape = {static_cast<std::int64_t>(ids.size()), table.size(1)};
+  if constexpr (cuda_built) {
+    if (table.device().is_cuda()) {
+      check_tensor("embedding: y", y, shape, y.dtype());
+      return cuda::forward(ids, table, scale, y);
+    }
+  }
+  check_tensor("embedding: y", y, shape, accumulation_type(table.dtype()));
   check_ids(ids, table.size(0));
   switch (table.dtype()) {
     case DType::f64:
@@ -80,8 +85,7 @@ void forward(std::span<const std::int32_t> ids, const Tensor& table, double scal
   }
 }
 
-void backward(std::span<const std::int32_t> ids, const Tensor& dy, double scale, Tensor dtable,
-              std::int32_t frozen_id) {
+void backward(Ids ids, const Tensor& dy, double scale, Tensor dtable, std::int32_t frozen_id) {
   require(dtable.defined() && dtable.rank() == 2, "embedding: dtable must be a matrix [V, d]");
   require(dtable.dtype() == DType::f32 || dtable.dtype() == DType::f64,
           "embedding: dtable is {}; wanted f32 or f64", name_of(dtable.dtype()));

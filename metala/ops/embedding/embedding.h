@@ -11,15 +11,14 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 
+#include "metala/base/ragged.h"
 #include "metala/base/tensor.h"
 
 namespace metala::embedding {
 
-void forward(std::span<const std::int32_t> ids, const Tensor& table, double scale, Tensor y);
+void forward(Ids ids, const Tensor& table, double scale, Tensor y);
 
-void backward(std::span<const std::int32_t> ids, const Tensor& dy, double scale, Tensor dtable,
-              std::int32_t frozen_id = -1);
+void backward(Ids ids, const Tensor& dy, double scale, Tensor dtable, std::int32_t frozen_id = -1);
 
 }  // namespace metala::embedding

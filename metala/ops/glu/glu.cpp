@@ -6,6 +6,7 @@
 
 #include "metala/base/threads.h"
 #include "metala/ops/glu/glu_cpu.h"
+#include "metala/ops/glu/glu_cuda.h"
 #include "metala/ops/glu/glu_reference.h"
 
 namespace metala::glu {
@@ -48,6 +49,9 @@ Activation activation_named(std::string_view name) {
 void forward(Activation activation, const Tensor& a, const Tensor& b, Tensor y) {
   check(a, b);
   check_tensor("glu: y", y, a.shape(), a.dtype());
+  if constexpr (cuda_built) {
+    if (a.device().is_cuda()) return cuda::forward(activation, a, b, y);
+  }
   if (a.dtype() == DType::f64) {
     return reference::forward_rows<double>(activation, a, b, y, 0, a.size(0));
   }
@@ -63,6 +67,9 @@ void backward(Activation activation, const Tensor& a, const Tensor& b, const Ten
   check_tensor("glu: dy", dy, a.shape(), a.dtype());
   check_tensor("glu: da", da, a.shape(), a.dtype());
   if (b.defined()) check_tensor("glu: db", db, a.shape(), a.dtype());
+  if constexpr (cuda_built) {
+    if (a.device().is_cuda()) return cuda::backward(activation, a, b, dy, da, db);
+  }
   if (a.dtype() == DType::f64) {
     return reference::backward_rows<double>(activation, a, b, dy, da, db, 0, a.size(0));
   }

@@ -5,26 +5,27 @@
 #include <cmath>
 #include <numbers>
 
+#include "metala/base/host_device.h"
 #include "metala/base/tensor.h"
 #include "metala/ops/glu/glu.h"
 
 namespace metala::glu::reference {
 
 template <class T>
-T sigmoid(T x) {
+METALA_HOST_DEVICE T sigmoid(T x) {
   return x >= 0 ? 1 / (1 + std::exp(-x)) : std::exp(x) / (1 + std::exp(x));
 }
 
 // act(a); for exp, a is already relative to its row's maximum.
 template <class T>
-T value(Activation activation, T a) {
+METALA_HOST_DEVICE T value(Activation activation, T a) {
   switch (activation) {
     case Activation::silu:
       return a * sigmoid(a);
     case Activation::gelu:
-      return a / 2 * (1 + std::erf(a / std::numbers::sqrt2_v<T>));
+      return a / 2 * (1 + std::erf(a / static_cast<T>(std::numbers::sqrt2)));
     case Activation::relu:
-      return std::max(a, T{0});
+      return a < 0 ? T{0} : a;  // NaN stays
     case Activation::elu:
       return a > 0 ? a : std::expm1(a);
     case Activation::sigmoid:
@@ -44,7 +45,7 @@ T value(Activation activation, T a) {
 }
 
 template <class T>
-T slope(Activation activation, T a) {
+METALA_HOST_DEVICE T slope(Activation activation, T a) {
   switch (activation) {
     case Activation::silu: {
       const T s = sigmoid(a);
@@ -53,7 +54,7 @@ T slope(Activation activation, T a) {
     case Activation::gelu: {
       const T density =
           std::exp(-a * a / 2) * std::numbers::inv_sqrtpi_v<T> / std::numbers::sqrt2_v<T>;
-      return (1 + std::erf(a / std::numbers::sqrt2_v<T>)) / 2 + a * density;
+      return (1 + std::erf(a / static_cast<T>(std::numbers::sqrt2))) / 2 + a * density;
     }
     case Activation::relu:
       return a > 0 ? 1 : 0;

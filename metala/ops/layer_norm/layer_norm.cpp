@@ -1,6 +1,7 @@
 #include "metala/ops/layer_norm/layer_norm.h"
 
 #include "metala/base/threads.h"
+#include "metala/ops/layer_norm/layer_norm_cuda.h"
 #include "metala/ops/layer_norm/layer_norm_reference.h"
 
 namespace metala::layer_norm {
@@ -10,10 +11,11 @@ constexpr std::int64_t rows_per_task = 16;
 constexpr std::int64_t columns_per_task = 64;
 
 void check(const Tensor& x, const Tensor& weight) {
-  require(x.defined() && x.rank() == 2 && (x.dtype() == DType::f32 || x.dtype() == DType::f64),
-          "layer_norm: x must be a matrix [N, d] of f32 or f64");
+  const bool fits = x.defined() && (x.dtype() == DType::f32 || x.dtype() == DType::f64 ||
+                                    (x.dtype() == DType::bf16 && x.device().is_cuda()));
+  require(fits && x.rank() == 2, "layer_norm: x must be a matrix [N, d] of f32 or f64");
   check_tensor("layer_norm: x", x, x.shape(), x.dtype());
-  check_optional("layer_norm: weight", weight, {x.size(1)}, x.dtype());
+  check_optional("layer_norm: weight", weight, {x.size(1)}, accumulation_type(x.dtype()));
 }
 
 // f(float or double value) for the type of x.
@@ -28,10 +30,14 @@ void typed(const Tensor& x, F f) {
 void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps, Tensor y,
              Tensor mean, Tensor inverse_std) {
   check(x, weight);
-  check_optional("layer_norm: bias", bias, {x.size(1)}, x.dtype());
+  const DType wide = accumulation_type(x.dtype());
+  check_optional("layer_norm: bias", bias, {x.size(1)}, wide);
   check_tensor("layer_norm: y", y, x.shape(), x.dtype());
-  check_optional("layer_norm: mean", mean, {x.size(0)}, x.dtype());
-  check_optional("layer_norm: inverse_std", inverse_std, {x.size(0)}, x.dtype());
+  check_optional("layer_norm: mean", mean, {x.size(0)}, wide);
+  check_optional("layer_norm: inverse_std", inverse_std, {x.size(0)}, wide);
+  if constexpr (cuda_built) {
+    if (x.device().is_cuda()) return cuda::forward(x, weight, bias, eps, y, mean, inverse_std);
+  }
   typed(x, [&]<class T>(T) {
     parallel_ranges(x.size(0), rows_per_task, [&](std::int64_t begin, std::int64_t end) {
       reference::forward_rows<T>(x, weight, bias, eps, y, mean, inverse_std, begin, end);

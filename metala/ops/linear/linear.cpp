@@ -1,6 +1,7 @@
 #include "metala/ops/linear/linear.h"
 
 #include "metala/ops/linear/linear_cpu.h"
+#include "metala/ops/linear/linear_cuda.h"
 #include "metala/ops/linear/linear_reference.h"
 
 namespace metala::linear {
@@ -11,7 +12,8 @@ namespace {
 constexpr std::int64_t streaming_rows = 8;
 constexpr std::int64_t streaming_rows_in_blocks = 16;
 
-bool weight_type_fits(DType x, DType weight) {
+bool weight_type_fits(DType x, DType weight, Device device) {
+  if (device.is_cuda()) return x == weight && (x == DType::f32 || x == DType::bf16);
   if (x == DType::f64) return weight == DType::f64;
   return x == DType::f32 && (weight == DType::f32 || weight == DType::bf16 ||
                              weight == DType::f16 || in_blocks(weight));
@@ -28,13 +30,19 @@ void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor y
   check_matrix("linear: weight", weight);
   check_matrix("linear: x", x);
   check_tensor("linear: x", x, {x.size(0), weight.size(1)}, x.dtype());
-  require(weight_type_fits(x.dtype(), weight.dtype()),
-          "linear: x is {} and weight {}; wanted both "
-          "f64, or x f32 with weight f32, bf16, f16, q8 or q4",
+  require(weight_type_fits(x.dtype(), weight.dtype(), x.device()),
+          "linear: x is {} and weight {}; wanted both f64, or x f32 with weight f32, bf16, f16, q8 "
+          "or q4, or on a GPU both f32 or both bf16",
           name_of(x.dtype()), name_of(weight.dtype()));
-  check_optional("linear: bias", bias, {weight.size(0)}, x.dtype());
-  check_tensor("linear: y", y, {x.size(0), weight.size(0)}, x.dtype());
+  check_optional("linear: bias", bias, {weight.size(0)}, accumulation_type(x.dtype()));
   const bool accumulate = write == Write::accumulate;
+  if constexpr (cuda_built) {
+    if (x.device().is_cuda()) {
+      check_tensor("linear: y", y, {x.size(0), weight.size(0)}, y.dtype());
+      return cuda::forward(x, weight, bias, y, accumulate);
+    }
+  }
+  check_tensor("linear: y", y, {x.size(0), weight.size(0)}, x.dtype());
   if (x.dtype() == DType::f64) {
     return reference::forward<double>(x, weight, bias, y, accumulate);
   }

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "metala/ops/metala_attention/metala_attention_cpu.h"
+#include "metala/ops/metala_attention/metala_attention_cuda.h"
 #include "metala/ops/metala_attention/metala_attention_reference.h"
 
 namespace metala::metala_attention {
@@ -12,15 +13,17 @@ constexpr std::int64_t widest = 256;
 
 // The shapes that follow from q, v and the options.
 struct Shapes {
-  DType type;
+  DType type, wide;  // of tokens; of parameters and states
   Shape key_rows, value_rows, key_channels, state;
 };
 
 Shapes shapes_of(const Options& options, const Inputs& in, Offsets offsets) {
   require(in.q.defined() && in.q.rank() == 2, "metala_attention: q must be a matrix [N, H*K]");
   require(in.v.defined() && in.v.rank() == 2, "metala_attention: v must be a matrix [N, H*D]");
-  require(in.q.dtype() == DType::f32 || in.q.dtype() == DType::f64,
-          "metala_attention: q is {}; wanted f32 or f64", name_of(in.q.dtype()));
+  const bool fits = in.q.dtype() == DType::f32 || in.q.dtype() == DType::f64 ||
+                    (in.q.dtype() == DType::bf16 && in.q.device().is_cuda());
+  require(fits, "metala_attention: q is {}; wanted f32 or f64, or bf16 on a GPU",
+          name_of(in.q.dtype()));
   const auto heads = options.heads;
   const auto check_width = [heads](const char* name, std::int64_t width) {
     require(
@@ -36,11 +39,9 @@ Shapes shapes_of(const Options& options, const Inputs& in, Offsets offsets) {
   require(std::isfinite(options.scale), "metala_attention: scale is {}; wanted a finite number",
           options.scale);
   check_offsets("metala_attention", offsets, in.q.size(0));
-  return {in.q.dtype(),
-          in.q.shape(),
-          {in.q.size(0), in.v.size(1)},
-          {in.q.size(1)},
-          {batch_of(offsets), heads, in.q.size(1) / heads, in.v.size(1) / heads}};
+  return {in.q.dtype(),   accumulation_type(in.q.dtype()),
+          in.q.shape(),   {in.q.size(0), in.v.size(1)},
+          {in.q.size(1)}, {batch_of(offsets), heads, in.q.size(1) / heads, in.v.size(1) / heads}};
 }
 
 Shapes check_inputs(const Options& options, const Inputs& in, Offsets offsets) {
@@ -50,9 +51,9 @@ Shapes check_inputs(const Options& options, const Inputs& in, Offsets offsets) {
   check_optional("metala_attention: u", in.u, s.key_rows, s.type);
   check_optional("metala_attention: k", in.k, s.key_rows, s.type);
   check_optional("metala_attention: z", in.z, s.value_rows, s.type);
-  check_optional("metala_attention: aug", in.aug, s.key_channels, s.type);
-  check_optional("metala_attention: fixed_decay", in.fixed_decay, s.key_channels, s.type);
-  check_optional("metala_attention: before", in.before, s.state, s.type);
+  check_optional("metala_attention: aug", in.aug, s.key_channels, s.wide);
+  check_optional("metala_attention: fixed_decay", in.fixed_decay, s.key_channels, s.wide);
+  check_optional("metala_attention: before", in.before, s.state, s.wide);
   require(!in.u.defined() || !in.fixed_decay.defined(),
           "metala_attention: both u and fixed_decay are given; pass one of them");
   require(in.u.defined() || in.fixed_decay.defined() || in.k.defined(),
@@ -78,9 +79,12 @@ void forward(const Options& options, const Inputs& in, Offsets offsets, Tensor o
   const Shapes s = check_inputs(options, in, offsets);
   check_tensor("metala_attention: o", o, s.value_rows, s.type);
   check_optional("metala_attention: mixed", mixed, s.value_rows, s.type);
-  check_optional("metala_attention: after", after, s.state, s.type);
+  check_optional("metala_attention: after", after, s.state, s.wide);
   require(!options.bidirectional || !after.defined(),
           "metala_attention: after is given, but a bidirectional pass carries no state");
+  if constexpr (cuda_built) {
+    if (in.q.device().is_cuda()) return cuda::forward(options, in, offsets, o, mixed, after);
+  }
   if (s.type == DType::f64) {
     return reference::forward<double>(options, in, offsets, o, mixed, after);
   }
@@ -92,7 +96,7 @@ void backward(const Options& options, const Inputs& in, Offsets offsets, const T
   const Shapes s = check_inputs(options, in, offsets);
   check_tensor("metala_attention: mixed", mixed, s.value_rows, s.type);
   check_tensor("metala_attention: do_", do_, s.value_rows, s.type);
-  check_optional("metala_attention: dafter", dafter, s.state, s.type);
+  check_optional("metala_attention: dafter", dafter, s.state, s.wide);
   require(!options.bidirectional || !dafter.defined(),
           "metala_attention: dafter is given, but a bidirectional pass carries no state");
   check_gradient("q", to.q, in.q, s.key_rows, s.type);
@@ -100,10 +104,10 @@ void backward(const Options& options, const Inputs& in, Offsets offsets, const T
   check_gradient("k", to.k, in.k, s.key_rows, s.type);
   check_gradient("v", to.v, in.v, s.value_rows, s.type);
   check_gradient("z", to.z, in.z, s.value_rows, s.type);
-  check_gradient("aug", to.aug, in.aug, s.key_channels, s.type);
-  check_gradient("fixed_decay", to.fixed_decay, in.fixed_decay, s.key_channels, s.type);
+  check_gradient("aug", to.aug, in.aug, s.key_channels, s.wide);
+  check_gradient("fixed_decay", to.fixed_decay, in.fixed_decay, s.key_channels, s.wide);
   // The state's gradient exists even where the state was zero and absent.
-  check_optional("metala_attention: gradient of before", to.before, s.state, s.type);
+  check_optional("metala_attention: gradient of before", to.before, s.state, s.wide);
   require(!options.bidirectional || !to.before.defined(),
           "metala_attention: gradient of before is asked for, but a bidirectional pass carries no "
           "state");

@@ -15,7 +15,8 @@
 //
 //   q, u, k         [N, H*K]       v, z, c, o   [N, H*D]      1 <= K, D <= 256
 //   aug, fixed_decay [H*K]         before, after [B, H, K, D]
-//   all f32 or all f64; any row stride of the token matrices
+//   all f32 or all f64, or on a GPU token matrices bf16 and the rest f32; any row stride of the
+//   token matrices
 //
 // Right for every finite gate: |u| up to 1e4 in any pattern gives finite, accurate results.
 // `after` may be absent or the same memory as `before`. `mixed` receives c, which the backward pass

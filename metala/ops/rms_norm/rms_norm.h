@@ -3,7 +3,7 @@
 //   r[n] = 1 / sqrt(mean_i x[n,i]^2 + eps)          y = x r
 //   dx += r (dy - y mean_i(dy y))
 //
-//   x, y, dy, dx [N, d]   f32 or f64, any row stride      r [N] same type
+//   x, y, dy, dx [N, d]   f32, f64, or bf16 on a GPU; any row stride      r [N] f32 (f64 with f64)
 //
 // y may be the same memory as x. The forward pass may leave out r; the backward pass needs y and r.
 // Throws Error naming the argument, the shape it has and the shape it needs.

@@ -1,6 +1,7 @@
 #include "metala/ops/short_conv/short_conv.h"
 
 #include "metala/ops/short_conv/short_conv_cpu.h"
+#include "metala/ops/short_conv/short_conv_cuda.h"
 #include "metala/ops/short_conv/short_conv_reference.h"
 
 namespace metala::short_conv {
@@ -14,14 +15,16 @@ void check(const Tensor& x, const Tensor& weight, Offsets offsets) {
   require(weight.defined() && weight.rank() == 2 && weight.size(1) >= 1 && weight.size(1) <= widest,
           "short_conv: weight is {}; wanted [{}, W] with W from 1 to {}",
           weight.defined() ? weight.shape().text() : "absent", x.size(1), widest);
-  check_tensor("short_conv: weight", weight, {x.size(1), weight.size(1)}, x.dtype());
+  check_tensor("short_conv: weight", weight, {x.size(1), weight.size(1)},
+               accumulation_type(x.dtype()));
   require(weight.contiguous(), "short_conv: weight must be contiguous");
   check_offsets("short_conv", offsets, x.size(0));
 }
 
 void check_state(const char* what, const Tensor& state, const Tensor& x, const Tensor& weight,
                  Offsets offsets) {
-  check_optional(what, state, {batch_of(offsets), x.size(1), weight.size(1)}, x.dtype());
+  check_optional(what, state, {batch_of(offsets), x.size(1), weight.size(1)},
+                 accumulation_type(x.dtype()));
   require(!state.defined() || state.contiguous(), "{} must be contiguous", what);
 }
 
@@ -33,6 +36,9 @@ void forward(const Tensor& x, const Tensor& weight, Offsets offsets, const Tenso
   check_state("short_conv: before", before, x, weight, offsets);
   check_tensor("short_conv: y", y, x.shape(), x.dtype());
   check_state("short_conv: after", after, x, weight, offsets);
+  if constexpr (cuda_built) {
+    if (x.device().is_cuda()) return cuda::forward(x, weight, offsets, before, y, after);
+  }
   if (x.dtype() == DType::f64) {
     return reference::forward<double>(x, weight, offsets, before, y, after);
   }

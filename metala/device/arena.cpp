@@ -1,13 +1,11 @@
-#include "metala/device/cpu/arena.h"
+#include "metala/device/arena.h"
 
 #include <algorithm>
-#include <cstdlib>
-#include <cstring>
 
 namespace metala {
 namespace {
 
-constexpr std::size_t alignment = 64;
+constexpr std::size_t alignment = 256;  // of the strictest device
 constexpr std::size_t smallest_chunk = std::size_t{4} << 20;
 
 std::size_t rounded(std::size_t bytes) {
@@ -26,22 +24,19 @@ Tensor Arena::uninitialized(Shape shape, DType type) {
     std::size_t total = 0;
     for (const auto& chunk : chunks_) total += chunk.size;
     const std::size_t size = std::max({bytes, smallest_chunk, rounded(total / 4)});
-    auto* memory = static_cast<std::byte*>(std::aligned_alloc(alignment, size));
-    require(memory != nullptr, "out of memory: {} MiB in use by this step, {} MiB more needed",
-            total >> 20, size >> 20);
-    chunks_.push_back({{memory, std::free}, size});
+    chunks_.push_back({memory_of(device_).allocate(size), size});
   }
-  std::byte* data = chunks_[at_.chunk].memory.get() + at_.used;
+  std::byte* data = static_cast<std::byte*>(chunks_[at_.chunk].memory.get()) + at_.used;
   at_.used += bytes;
   std::size_t in_use = at_.used;
   for (std::size_t i = 0; i < at_.chunk; ++i) in_use += chunks_[i].size;
   peak_ = std::max(peak_, in_use);
-  return Tensor::wrap(data, shape, type);
+  return Tensor::wrap(data, shape, type, nullptr, device_);
 }
 
 Tensor Arena::zeros(Shape shape, DType type) {
   Tensor t = uninitialized(shape, type);
-  if (t.count() > 0) std::memset(t.raw(), 0, t.bytes());
+  t.fill_zero();
   return t;
 }
 

@@ -15,6 +15,9 @@ namespace metala {
 
 class Arena {
  public:
+  explicit Arena(Device device = {}) : device_(device) {}
+  Device device() const { return device_; }
+
   Tensor zeros(Shape, DType = DType::f32);
   Tensor uninitialized(Shape, DType = DType::f32);
 
@@ -29,9 +32,10 @@ class Arena {
 
  private:
   struct Chunk {
-    std::unique_ptr<std::byte[], void (*)(void*)> memory;
+    std::shared_ptr<void> memory;
     std::size_t size;
   };
+  Device device_;
   std::vector<Chunk> chunks_;
   Mark at_;
   std::size_t peak_ = 0;

@@ -1,0 +1,43 @@
+// One NVIDIA GPU: opening it, its stream, its limits.
+//
+// All work of a process on one GPU goes through one stream, in order; only copies to the CPU wait.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <initializer_list>
+#include <string>
+
+#include "metala/base/device.h"
+#include "metala/base/tensor.h"
+
+namespace metala::cuda {
+
+struct DeviceInfo {
+  std::string name;
+  int major = 0, minor = 0;  // compute capability
+  int multiprocessors = 0;
+  std::size_t memory = 0, free_memory = 0;  // bytes
+  int driver = 0, runtime = 0;              // versions, as 1000 * major + 10 * minor
+};
+
+// GPUs that the driver shows; 0 without a driver.
+int device_count();
+
+// Makes the GPU's memory known to tensors (base/device.h). Opening twice is harmless. Throws Error
+// in one line: no GPU, a driver too old, an architecture this build has no code for.
+Device open(int index);
+
+DeviceInfo info(Device);
+cudaStream_t stream(Device);
+
+// At the door of an op's CUDA form: all defined tensors lie on the GPU of the first. Throws Error
+// naming the op otherwise. Makes that GPU current and returns its stream.
+cudaStream_t enter(const char* op, std::initializer_list<const Tensor*> tensors);
+
+// A block of scratch memory that is valid for the work enqueued next, until the next call with the
+// same device. Grows; at a fixed size it keeps its address.
+void* workspace(Device, std::size_t bytes);
+
+}  // namespace metala::cuda

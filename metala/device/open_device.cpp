@@ -1,0 +1,28 @@
+#include "metala/device/open_device.h"
+
+#include <charconv>
+
+#include "metala/base/error.h"
+
+#ifdef METALA_CUDA
+#include "metala/device/cuda/cuda_device.h"
+#endif
+
+namespace metala {
+
+Device open_device(const std::string& name) {
+  if (name == "cpu") return {};
+  int index = 0;
+  const char* const end = name.data() + name.size();
+  const bool numbered = name.starts_with("cuda:");
+  const auto parsed = std::from_chars(name.data() + (numbered ? 5 : 4), end, index);
+  require(name == "cuda" || (numbered && parsed.ec == std::errc() && parsed.ptr == end),
+          "device {}: wanted cpu, cuda or cuda:NUMBER", name);
+#ifdef METALA_CUDA
+  return cuda::open(index);
+#else
+  fail("device {}: this build has no CUDA; build with `cmake --preset cuda`, or use cpu", name);
+#endif
+}
+
+}  // namespace metala

@@ -1,0 +1,71 @@
+#include <gtest/gtest.h>
+
+#include "metala/harness/compare.h"
+#include "metala/harness/gpu.h"
+#include "metala/harness/test_models.h"
+
+namespace metala {
+namespace {
+
+using namespace harness;
+
+class LanguageModelOnGpu : public GpuTest {
+ protected:
+  // The logits after each of two readings of a ragged batch that carry the state, and the state.
+  struct Outcome {
+    Tensor first, second, recurrent;
+  };
+  static Outcome read(const LanguageModel& model) {
+    const std::vector<std::int32_t> ids = {1, 5, 9, 2, 22, 3, 3, 17, 0, 4, 11};
+    const std::vector<std::int64_t> offsets = {0, 4, 5, 11};
+    const std::vector<std::int32_t> more = {7, 8, 9};
+    const std::vector<std::int64_t> one_each = {0, 1, 2, 3};
+    Arena arena(model.device());
+    State state(model.config(), 3, accumulation_type(model.dtype()), model.device());
+    model.advance(arena, {ids, offsets}, state);
+    const Tensor first = state.logits().to({}).copy();
+    model.advance(arena, {more, one_each}, state);
+    return {first, state.logits().to({}), state.layers().back().recurrent.to({})};
+  }
+};
+
+TEST_F(LanguageModelOnGpu, ReadsAsOnTheCpuWithEveryOption) {
+  for (const auto& [name, config] : testing_models::all_configs()) {
+    SCOPED_TRACE(name);
+    const Parameters exact = testing_models::lively_parameters(config, DType::f64);
+    const Outcome want = read(LanguageModel(config, exact));
+    const Parameters floats = exact.cast(DType::f32);
+    const Outcome got = read(LanguageModel(config, floats.on(gpu_, DType::f32)));
+    EXPECT_TRUE(close(got.first, want.first, 1e-4));
+    EXPECT_TRUE(close(got.second, want.second, 1e-4));
+    EXPECT_TRUE(close(got.recurrent, want.recurrent, 1e-4));
+  }
+}
+
+TEST_F(LanguageModelOnGpu, Bf16StaysNearTheExactModel) {
+  const Config config = testing_models::small_config();
+  const Parameters exact = testing_models::lively_parameters(config, DType::f64);
+  const Outcome want = read(LanguageModel(config, exact));
+  const Outcome got = read(LanguageModel(config, exact.cast(DType::f32).on(gpu_, DType::bf16)));
+  EXPECT_TRUE(close(got.first, want.first, 0.1));
+  EXPECT_TRUE(close(got.second, want.second, 0.1));
+}
+
+TEST_F(LanguageModelOnGpu, AStateMovesBetweenDevices) {
+  const Config config = testing_models::small_config();
+  const Parameters floats = testing_models::lively_parameters(config, DType::f32);
+  const LanguageModel here(config, floats);
+  const LanguageModel there(config, floats.on(gpu_, DType::f32));
+  const std::vector<std::int32_t> ids = {1, 5, 9};
+  const std::vector<std::int64_t> offsets = {0, 3};
+  Arena arena, arena_there(gpu_);
+  State state(config, 1);
+  here.advance(arena, {ids, offsets}, state);
+  State moved = state.to(gpu_);
+  here.advance(arena, {ids, offsets}, state);
+  there.advance(arena_there, {ids, offsets}, moved);
+  EXPECT_TRUE(close(moved.logits().to({}), state.logits(), 1e-4));
+}
+
+}  // namespace
+}  // namespace metala

@@ -1,0 +1,47 @@
+#include <gtest/gtest.h>
+
+#include "metala/harness/compare.h"
+#include "metala/harness/gpu.h"
+#include "metala/harness/random_tensor.h"
+#include "metala/ops/glu/glu.h"
+
+namespace metala {
+namespace {
+
+using namespace harness;
+
+class GluOnGpu : public GpuTest {};
+
+TEST_F(GluOnGpu, AgreesWithTheReferenceForEveryActivationForwardsAndBackwards) {
+  for (const char* name :
+       {"silu", "gelu", "relu", "elu", "sigmoid", "leak", "1+elu", "2+elu", "sine", "exp"}) {
+    for (const auto& [type, bound] : {std::pair{DType::f32, 5e-6}, {DType::bf16, 1e-2}}) {
+      for (const bool gated : {true, false}) {
+        const auto activation = glu::activation_named(name);
+        const Shape shape = {3, 300};
+        const Tensor a = random_normal(shape, DType::f32, 1, 3).cast(type);
+        const Tensor b = gated ? random_normal(shape, DType::f32, 2).cast(type) : Tensor();
+        const Tensor dy = random_normal(shape, DType::f32, 3).cast(type);
+        const auto run = [&](auto prepared, const Tensor& y, const Tensor& da, const Tensor& db) {
+          glu::forward(activation, prepared(a), prepared(b), y);
+          glu::backward(activation, prepared(a), prepared(b), prepared(dy), da, db);
+        };
+        const auto zeros = [&](DType t, Device device) { return Tensor::zeros(shape, t, device); };
+        const Tensor y = zeros(type, gpu_), da = zeros(type, gpu_);
+        const Tensor db = gated ? zeros(type, gpu_) : Tensor();
+        run([&](const Tensor& t) { return there(t); }, y, da, db);
+        const Tensor y64 = zeros(DType::f64, {}), da64 = zeros(DType::f64, {});
+        const Tensor db64 = gated ? zeros(DType::f64, {}) : Tensor();
+        run([](const Tensor& t) { return t.defined() ? t.cast(DType::f64) : t; }, y64, da64, db64);
+        EXPECT_TRUE(close(y.to({}), y64, bound)) << name;
+        EXPECT_TRUE(close(da.to({}), da64, bound)) << name;
+        if (gated) {
+          EXPECT_TRUE(close(db.to({}), db64, bound)) << name;
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace metala

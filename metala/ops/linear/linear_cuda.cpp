@@ -1,0 +1,23 @@
+#include "metala/ops/linear/linear_cuda.h"
+
+#include "metala/device/cuda/matrix_product_cuda.h"
+
+namespace metala::linear::cuda {
+
+using metala::cuda::matrix_product;
+using metala::cuda::Transpose;
+
+void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor y, bool accumulate) {
+  matrix_product(x, Transpose::no, weight, Transpose::yes, y, accumulate);
+  if (bias.defined()) metala::cuda::add_bias(bias, y);
+}
+
+void backward_input(const Tensor& dy, const Tensor& weight, Tensor dx) {
+  matrix_product(dy, Transpose::no, weight, Transpose::no, dx, true);
+}
+
+void backward_weight(const Tensor& dy, const Tensor& x, Tensor dweight) {
+  matrix_product(dy, Transpose::yes, x, Transpose::no, dweight, true);
+}
+
+}  // namespace metala::linear::cuda

@@ -1,0 +1,619 @@
+// 64 tokens at a time on tensor cores. README.md, "On NVIDIA GPUs", derives the halving of a chunk
+// that keeps every factor at most 1.
+#include <algorithm>
+
+#include "metala/device/cuda/cuda_device.h"
+#include "metala/device/cuda/cuda_error.h"
+#include "metala/device/cuda/mma.cuh"
+#include "metala/device/cuda/vector.cuh"
+#include "metala/ops/metala_attention/metala_attention_chunk_cuda.h"
+
+namespace metala::metala_attention::cuda {
+namespace {
+
+using metala::cuda::Bf16;
+using metala::cuda::FragmentA;
+using metala::cuda::FragmentB;
+using metala::cuda::packed;
+using metala::cuda::Sums;
+using metala::cuda::Tile;
+
+constexpr int chunk = 64;  // tokens
+constexpr int threads = 256;
+constexpr int levels = 6;  // halvings of a chunk
+
+// A decay and what it leaves for the new token, for bf16 products: relative errors near 2^-20.
+struct FastGate {
+  float keep, lose;
+};
+
+__device__ __forceinline__ FastGate fast_gate(float u, float inverse_temperature) {
+  const float e = __expf(-fabsf(u));
+  const float log_one_plus = e < 0.02f ? e * (1 - e * (0.5f - e * (1.0f / 3))) : __logf(1 + e);
+  const float g = (fminf(u, 0.0f) - log_one_plus) * inverse_temperature;
+  const float keep = __expf(g);
+  const float lose = g > -0.04f ? -g * (1 + g * (0.5f + g * (1.0f / 6))) : 1 - keep;
+  return {keep, lose};
+}
+
+struct Problem {
+  const Bf16 *q, *u, *v;
+  std::int64_t q_stride, u_stride, v_stride, o_stride;
+  const float* before;  // [B, H, K, D], or null
+  Bf16* o;
+  float* after;  // null: not wanted
+  // Of segments, when there are several in a sequence: [segment, B * H, K, D] and [.., K].
+  float* segment_states;
+  float* segment_decays;
+  const std::int64_t* offsets;
+  int heads, batch, segments;
+  std::int64_t segment_tokens;  // a multiple of the chunk
+  float inverse_temperature, scale;
+};
+
+// What a block works on: a head's slice of columns over a segment of a sequence.
+template <int key_width, int value_width>
+struct Place {
+  int head, column;
+  std::int64_t sequence_head, first, tokens;
+  int segment;
+
+  __device__ __forceinline__ Place(const Problem& p, int slice) {
+    sequence_head = blockIdx.x;
+    head = static_cast<int>(blockIdx.x) % p.heads;
+    segment = static_cast<int>(blockIdx.z);
+    column = static_cast<int>(blockIdx.y) * slice;
+    const std::int64_t sequence = static_cast<std::int64_t>(blockIdx.x) / p.heads;
+    const std::int64_t start = p.offsets[sequence] + segment * p.segment_tokens;
+    const std::int64_t end = p.offsets[sequence + 1];
+    first = start;
+    tokens = end > start ? end - start : 0;
+    if (tokens > p.segment_tokens) tokens = p.segment_tokens;
+  }
+  __device__ __forceinline__ std::int64_t state_at(const Problem& p) const {
+    return (static_cast<std::int64_t>(segment) * p.batch * p.heads + sequence_head) * key_width *
+           value_width;
+  }
+};
+
+template <int key_width, int value_width, bool outputs>
+struct Kernel {
+  static constexpr int keys = key_width < 64 ? key_width : 64;  // channels worked on at once
+  static constexpr int key_blocks = key_width / keys;
+  static constexpr int slice = value_width < 128 ? value_width : 128;  // columns of a block
+  static constexpr int column_tiles = slice / 16;                      // of 8, of a warp
+  static constexpr int pairs = keys / 2;        // threads own two channels and
+  static constexpr int runs = threads / pairs;  // a run of tokens
+  static constexpr int run = chunk / runs;
+
+  // Shared memory, in bf16: inputs twice, tiles of the channels at work, the state.
+  static constexpr int key_tile = Tile<keys>::bytes(chunk) / 2;
+  static constexpr int input_keys = Tile<key_width>::bytes(chunk) / 2;
+  static constexpr int input_values = Tile<slice>::bytes(chunk) / 2;
+  static constexpr int inputs = (outputs ? 2 : 1) * input_keys + input_values;
+  static constexpr int tiles = outputs ? levels + 3 : 1;
+  static constexpr int state_tile = outputs ? Tile<slice>::bytes(keys) / 2 : 0;
+  static constexpr int total_floats = runs * keys;
+  static constexpr std::size_t bytes =
+      2 * (2 * inputs + tiles * key_tile + state_tile) + 4 * (total_floats + keys);
+
+  const Problem& p;
+  const Place<key_width, value_width> place;
+  Bf16* const memory;
+  float* const totals;  // [runs, keys]: the product of a run's decays
+  float* const decay;   // [keys]: of the chunk's
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int row_tile = static_cast<int>(threadIdx.x) / 32 % 4;  // of tokens, and of channels
+  const int half = static_cast<int>(threadIdx.x) / 128;         // of the slice's columns
+  Sums state[key_blocks][column_tiles];
+  Sums score[8];
+  Sums out[column_tiles];
+
+  __device__ __forceinline__ Kernel(const Problem& problem, Bf16* shared)
+      : p(problem),
+        place(problem, slice),
+        memory(shared),
+        totals(reinterpret_cast<float*>(shared + 2 * inputs + tiles * key_tile + state_tile)),
+        decay(totals + total_floats) {}
+
+  // Input tiles of buffer 0 or 1.
+  __device__ __forceinline__ Tile<key_width> u(int b) const { return {memory + b * inputs}; }
+  __device__ __forceinline__ Tile<slice> v(int b) const {
+    return {memory + b * inputs + input_keys};
+  }
+  __device__ __forceinline__ Tile<key_width> q(int b) const {
+    return {memory + b * inputs + input_keys + input_values};
+  }
+  // Tiles of the channels at work. Level n of the halving joins blocks of 2^n tokens.
+  __device__ __forceinline__ Tile<keys> tile(int i) const {
+    return {memory + 2 * inputs + i * key_tile};
+  }
+  __device__ __forceinline__ Tile<keys> write() const { return tile(0); }
+  __device__ __forceinline__ Tile<keys> read() const { return tile(1); }
+  __device__ __forceinline__ Tile<keys> key() const { return tile(2); }
+  __device__ __forceinline__ Tile<keys> level(int n) const { return tile(3 + n); }
+  __device__ __forceinline__ Tile<slice> state_copy() const {
+    return {memory + 2 * inputs + tiles * key_tile};
+  }
+
+  template <int columns>
+  __device__ __forceinline__ void fetch_rows(Tile<columns> to, const Bf16* from,
+                                             std::int64_t stride, int column,
+                                             std::int64_t done) const {
+    constexpr int packs = columns / 8;
+    for (int i = static_cast<int>(threadIdx.x); i < chunk * packs; i += threads) {
+      const int t = i / packs;
+      const int at = i % packs * 8;
+      const bool real = done + t < place.tokens;
+      const std::int64_t token = place.first + (real ? done + t : 0);
+      metala::cuda::copy_async(to.at(t, at), from + token * stride + column + at, real);
+    }
+  }
+
+  __device__ __forceinline__ void fetch(int buffer, std::int64_t done) const {
+    if (done < place.tokens) {
+      fetch_rows(u(buffer), p.u, p.u_stride, place.head * key_width, done);
+      fetch_rows(v(buffer), p.v, p.v_stride, place.head * value_width + place.column, done);
+      if constexpr (outputs) {
+        fetch_rows(q(buffer), p.q, p.q_stride, place.head * key_width, done);
+      }
+    }
+    metala::cuda::commit_copies();
+  }
+
+  // From the gates of `keys` channels to the tiles that the products take. A thread holds a run of
+  // tokens of two channels.
+  __device__ __forceinline__ void prepare(int buffer, int key_block, std::int64_t done) const {
+    const int channel = static_cast<int>(threadIdx.x) % pairs * 2;
+    const int own = static_cast<int>(threadIdx.x) / pairs;  // the run
+    const int first = own * run;
+    float2 before_t[run], after_t[run], k[run], query[run];
+    // before_t: the product of decays from the start of the block that holds token t up to t;
+    // after_t: from t + 1 to its end. Blocks of one token at first.
+#pragma unroll
+    for (int j = 0; j < run; ++j) {
+      const int t = first + j;
+      const bool real = done + t < place.tokens;
+      const auto logits = __bfloat1622float2(
+          *reinterpret_cast<const __nv_bfloat162*>(u(buffer).at(t, key_block * keys + channel)));
+      const FastGate x = fast_gate(logits.x, p.inverse_temperature);
+      const FastGate y = fast_gate(logits.y, p.inverse_temperature);
+      before_t[j] = real ? make_float2(x.keep, y.keep) : make_float2(1, 1);
+      k[j] = real ? make_float2(x.lose, y.lose) : make_float2(0, 0);
+      after_t[j] = make_float2(1, 1);
+      if constexpr (outputs) {
+        query[j] = __bfloat1622float2(
+            *reinterpret_cast<const __nv_bfloat162*>(q(buffer).at(t, key_block * keys + channel)));
+        put(key(), t, channel, k[j]);
+      }
+    }
+    const auto put_level = [&](int n, int j) {
+      if constexpr (outputs) {
+        const bool upper = ((first + j) >> n & 1) != 0;
+        put(level(n), first + j, channel,
+            upper ? product(query[j], before_t[j]) : product(k[j], after_t[j]));
+      }
+    };
+    // Blocks of `size` tokens join to blocks of twice the size, while they lie in the run.
+    int n = 0;
+#pragma unroll
+    for (int size = 1; size < run; size *= 2, ++n) {
+#pragma unroll
+      for (int j = 0; j < run; ++j) put_level(n, j);
+#pragma unroll
+      for (int block = 0; block < run; block += 2 * size) {
+        const float2 lower = before_t[block + size - 1];
+        const float2 upper = before_t[block + 2 * size - 1];
+#pragma unroll
+        for (int j = 0; j < size; ++j) {
+          after_t[block + j] = product(after_t[block + j], upper);
+          before_t[block + size + j] = product(before_t[block + size + j], lower);
+        }
+      }
+    }
+    *reinterpret_cast<float2*>(totals + own * keys + channel) = before_t[run - 1];
+    __syncthreads();
+    // Beyond the run all of its tokens share a factor.
+    const auto total_of = [&](int from, int count) {
+      float2 total = make_float2(1, 1);
+      for (int i = 0; i < count; ++i) {
+        total =
+            product(total, *reinterpret_cast<const float2*>(totals + (from + i) * keys + channel));
+      }
+      return total;
+    };
+#pragma unroll
+    for (int size = run; size < chunk; size *= 2, ++n) {
+#pragma unroll
+      for (int j = 0; j < run; ++j) put_level(n, j);
+      const int block = first / size;  // the sibling: block ^ 1
+      const float2 sibling = total_of((block ^ 1) * (size / run), size / run);
+      const bool upper = (block & 1) != 0;
+#pragma unroll
+      for (int j = 0; j < run; ++j) {
+        if (upper) before_t[j] = product(before_t[j], sibling);
+        if (!upper) after_t[j] = product(after_t[j], sibling);
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < run; ++j) {
+      put(write(), first + j, channel, product(k[j], after_t[j]));
+      if constexpr (outputs) put(read(), first + j, channel, product(query[j], before_t[j]));
+    }
+    if (own == runs - 1) *reinterpret_cast<float2*>(decay + channel) = before_t[run - 1];
+  }
+
+  static __device__ __forceinline__ float2 product(float2 a, float2 b) {
+    return make_float2(a.x * b.x, a.y * b.y);
+  }
+
+  static __device__ __forceinline__ void put(Tile<keys> tile, int t, int channel, float2 value) {
+    *reinterpret_cast<std::uint32_t*>(tile.at(t, channel)) = packed(value.x, value.y);
+  }
+
+  // The state before the chunk, rounded, as an operand.
+  __device__ __forceinline__ void copy_state(int key_block) const {
+    if (row_tile * 16 >= keys) return;
+    const int row = row_tile * 16 + lane / 4;
+#pragma unroll
+    for (int n = 0; n < column_tiles; ++n) {
+      const int column = half * (slice / 2) + n * 8 + lane % 4 * 2;
+      const Sums& s = state[key_block][n];
+      *reinterpret_cast<std::uint32_t*>(state_copy().at(row, column)) = packed(s.at[0], s.at[1]);
+      *reinterpret_cast<std::uint32_t*>(state_copy().at(row + 8, column)) =
+          packed(s.at[2], s.at[3]);
+    }
+  }
+
+  // sums[n] += the products of 16 rows of `a` and 8 rows of `b` for column tile n.
+  __device__ __forceinline__ void add_scores(Sums& sums, Tile<keys> a, Tile<keys> b,
+                                             int row) const {
+#pragma unroll
+    for (int k = 0; k < keys; k += 32) {
+      FragmentB columns[2];
+      b.transposed_as_b(row, k, columns);
+      metala::cuda::multiply(sums, a.as_a(row_tile * 16, k), columns[0]);
+      metala::cuda::multiply(sums, a.as_a(row_tile * 16, k + 16), columns[1]);
+    }
+  }
+
+  // score[t, s] += sum over the channels at work of q_t k_s a_{s+1} .. a_t, for the warp's tokens.
+  __device__ __forceinline__ void add_all_scores(Tile<key_width> queries, int key_block) {
+    if (row_tile >= 2) {
+#pragma unroll
+      for (int n = 0; n < 4; ++n) add_scores(score[n], level(5), level(5), n * 8);
+    }
+#pragma unroll
+    for (int n = 0; n < 8; ++n) {
+      const int tile = n / 2;
+      if (row_tile % 2 == 1 && tile == row_tile - 1) {
+        add_scores(score[n], level(4), level(4), n * 8);
+      }
+      if (tile != row_tile) continue;
+      // The warp's own 16 tokens: pairs meet at the level of the highest bit in which they differ.
+      const int t = lane / 4;                  // of the first row, in the tile
+      const int s = n % 2 * 8 + lane % 4 * 2;  // of the first column
+#pragma unroll
+      for (int l = 3; l >= 0; --l) {
+        if (l == 3 && n % 2 == 1) continue;  // later columns have no lower half to be in
+        Sums sums = {};
+        add_scores(sums, level(l), level(l), n * 8);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int row = t + i / 2 * 8;
+          const int column = s + i % 2;
+          const bool meet = row > column && ((row ^ column) >> l) == 1;
+          if (meet) score[n].at[i] += sums.at[i];
+        }
+      }
+      Sums sums = {};
+#pragma unroll
+      for (int k = 0; k < keys; k += 32) {
+        FragmentB columns[2];
+        key().transposed_as_b(n * 8, k, columns);
+        metala::cuda::multiply(sums, queries.as_a(row_tile * 16, key_block * keys + k), columns[0]);
+        metala::cuda::multiply(sums, queries.as_a(row_tile * 16, key_block * keys + k + 16),
+                               columns[1]);
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (t + i / 2 * 8 == s + i % 2) score[n].at[i] += sums.at[i];
+      }
+    }
+  }
+
+  // out += read S, for the warp's tokens and columns.
+  __device__ __forceinline__ void add_read() {
+#pragma unroll
+    for (int k = 0; k < keys; k += 16) {
+      const FragmentA rows = read().as_a(row_tile * 16, k);
+#pragma unroll
+      for (int n = 0; n < column_tiles; n += 2) {
+        FragmentB columns[2];
+        state_copy().as_b(k, half * (slice / 2) + n * 8, columns);
+        metala::cuda::multiply(out[n], rows, columns[0]);
+        metala::cuda::multiply(out[n + 1], rows, columns[1]);
+      }
+    }
+  }
+
+  // out += score v.
+  __device__ __forceinline__ void add_values(int buffer) {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      if (k > row_tile) continue;
+      const FragmentA rows = {{packed(score[2 * k].at[0], score[2 * k].at[1]),
+                               packed(score[2 * k].at[2], score[2 * k].at[3]),
+                               packed(score[2 * k + 1].at[0], score[2 * k + 1].at[1]),
+                               packed(score[2 * k + 1].at[2], score[2 * k + 1].at[3])}};
+#pragma unroll
+      for (int n = 0; n < column_tiles; n += 2) {
+        FragmentB columns[2];
+        v(buffer).as_b(k * 16, half * (slice / 2) + n * 8, columns);
+        metala::cuda::multiply(out[n], rows, columns[0]);
+        metala::cuda::multiply(out[n + 1], rows, columns[1]);
+      }
+    }
+  }
+
+  // S <- decay S + write^T v, for the warp's channels and columns.
+  __device__ __forceinline__ void advance(int buffer, int key_block) {
+    if (row_tile * 16 >= keys) return;
+    const float low = decay[row_tile * 16 + lane / 4];
+    const float high = decay[row_tile * 16 + lane / 4 + 8];
+#pragma unroll
+    for (int n = 0; n < column_tiles; ++n) {
+      Sums& s = state[key_block][n];
+      s = {{s.at[0] * low, s.at[1] * low, s.at[2] * high, s.at[3] * high}};
+    }
+#pragma unroll
+    for (int k = 0; k < chunk; k += 16) {
+      const FragmentA rows = write().transposed_as_a(row_tile * 16, k);
+#pragma unroll
+      for (int n = 0; n < column_tiles; n += 2) {
+        FragmentB columns[2];
+        v(buffer).as_b(k, half * (slice / 2) + n * 8, columns);
+        metala::cuda::multiply(state[key_block][n], rows, columns[0]);
+        metala::cuda::multiply(state[key_block][n + 1], rows, columns[1]);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void store_outputs(std::int64_t done) const {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const std::int64_t t = done + row_tile * 16 + lane / 4 + i * 8;
+      if (t >= place.tokens) continue;
+      Bf16* row = p.o + (place.first + t) * p.o_stride + place.head * value_width + place.column;
+#pragma unroll
+      for (int n = 0; n < column_tiles; ++n) {
+        const int column = half * (slice / 2) + n * 8 + lane % 4 * 2;
+        *reinterpret_cast<std::uint32_t*>(row + column) =
+            packed(out[n].at[2 * i] * p.scale, out[n].at[2 * i + 1] * p.scale);
+      }
+    }
+  }
+
+  // Calls f(address in [K, D], the pair of sums there) for the warp's part of the state.
+  template <class F>
+  __device__ __forceinline__ void each_state(F f) {
+    if (row_tile * 16 >= keys) return;
+#pragma unroll
+    for (int b = 0; b < key_blocks; ++b) {
+#pragma unroll
+      for (int n = 0; n < column_tiles; ++n) {
+        const int row = b * keys + row_tile * 16 + lane / 4;
+        const int column = place.column + half * (slice / 2) + n * 8 + lane % 4 * 2;
+        f(row * value_width + column, state[b][n].at);
+        f((row + 8) * value_width + column, state[b][n].at + 2);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void walk() {
+#pragma unroll
+    for (auto& block : state) {
+#pragma unroll
+      for (auto& s : block) s = {};
+    }
+    if constexpr (outputs) {
+      const float* from = p.segments > 1 ? p.segment_states + place.state_at(p)
+                          : p.before != nullptr
+                              ? p.before + place.sequence_head * key_width * value_width
+                              : nullptr;
+      if (from != nullptr) {
+        each_state([&](int at, float* s) {
+          const float2 carried = *reinterpret_cast<const float2*>(from + at);
+          s[0] = carried.x;
+          s[1] = carried.y;
+        });
+      }
+    }
+    float segment_decay = 1;  // of channel threadIdx.x, over the whole segment
+    fetch(0, 0);
+    int buffer = 0;
+    for (std::int64_t done = 0; done < place.tokens; done += chunk) {
+      fetch(buffer ^ 1, done + chunk);
+      metala::cuda::wait_for_copies<1>();
+      __syncthreads();
+      if constexpr (outputs) {
+#pragma unroll
+        for (auto& s : score) s = {};
+#pragma unroll
+        for (auto& s : out) s = {};
+      }
+#pragma unroll
+      for (int b = 0; b < key_blocks; ++b) {
+        prepare(buffer, b, done);
+        if constexpr (outputs) copy_state(b);
+        __syncthreads();
+        if constexpr (outputs) {
+          add_all_scores(q(buffer), b);
+          add_read();
+        } else if (place.column == 0) {
+          segment_decay = take_decay(segment_decay, b);
+        }
+        advance(buffer, b);
+        if (b + 1 < key_blocks) __syncthreads();
+      }
+      if constexpr (outputs) {
+        add_values(buffer);
+        store_outputs(done);
+      }
+      __syncthreads();
+      buffer ^= 1;
+    }
+    metala::cuda::wait_for_copies<0>();
+    finish(segment_decay);
+  }
+
+  // A thread keeps the decay of the channel with its own number.
+  __device__ __forceinline__ float take_decay(float so_far, int key_block) const {
+    const int channel = static_cast<int>(threadIdx.x) - key_block * keys;
+    return channel >= 0 && channel < keys ? so_far * decay[channel] : so_far;
+  }
+
+  __device__ __forceinline__ void finish(float segment_decay) {
+    float* to = nullptr;
+    if constexpr (outputs) {
+      if (p.segments == 1 && p.after != nullptr) {
+        to = p.after + place.sequence_head * key_width * value_width;
+      }
+    } else {
+      to = p.segment_states + place.state_at(p);
+      if (place.column == 0 && static_cast<int>(threadIdx.x) < key_width) {
+        const std::int64_t at =
+            static_cast<std::int64_t>(place.segment) * p.batch * p.heads + place.sequence_head;
+        p.segment_decays[at * key_width + threadIdx.x] = segment_decay;
+      }
+    }
+    if (to == nullptr) return;
+    each_state([&](int at, const float* s) {
+      *reinterpret_cast<float2*>(to + at) = make_float2(s[0], s[1]);
+    });
+  }
+};
+
+template <int key_width, int value_width, bool outputs>
+__global__ void __launch_bounds__(threads, 1) walk_chunks(const Problem p) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  Kernel<key_width, value_width, outputs> kernel(p, reinterpret_cast<Bf16*>(shared));
+  if (outputs && p.segments > 1 && kernel.place.tokens == 0) return;
+  kernel.walk();
+}
+
+// From what each segment adds to the state before each segment, in place, and the state after all.
+__global__ void __launch_bounds__(256)
+    join_segments(const Problem p, int key_width, int value_width) {
+  const std::int64_t size = static_cast<std::int64_t>(key_width) * value_width;
+  const std::int64_t heads = static_cast<std::int64_t>(p.batch) * p.heads;
+  const std::int64_t at = static_cast<std::int64_t>(blockIdx.y) * blockDim.x + threadIdx.x;
+  if (at >= size) return;
+  const std::int64_t row = at / value_width;
+  const std::int64_t head = blockIdx.x;
+  float s = p.before != nullptr ? p.before[head * size + at] : 0.0f;
+  for (int segment = 0; segment < p.segments; ++segment) {
+    const std::int64_t place = segment * heads + head;
+    const float added = p.segment_states[place * size + at];
+    p.segment_states[place * size + at] = s;
+    s = fmaf(p.segment_decays[place * key_width + row], s, added);
+  }
+  if (p.after != nullptr) p.after[head * size + at] = s;
+}
+
+template <int key_width, int value_width, bool outputs>
+void launch(const Problem& p, cudaStream_t stream) {
+  using K = Kernel<key_width, value_width, outputs>;
+  const auto kernel = walk_chunks<key_width, value_width, outputs>;
+  metala::cuda::check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                           static_cast<int>(K::bytes)),
+                      "metala_attention");
+  const dim3 grid(static_cast<unsigned>(p.batch * p.heads), value_width / K::slice,
+                  static_cast<unsigned>(p.segments));
+  kernel<<<grid, threads, K::bytes, stream>>>(p);
+}
+
+template <int key_width, int value_width>
+void run(const Problem& p, cudaStream_t stream) {
+  if (p.segments > 1) {
+    launch<key_width, value_width, false>(p, stream);
+    const dim3 grid(static_cast<unsigned>(p.batch * p.heads),
+                    (key_width * value_width + 255) / 256);
+    join_segments<<<grid, 256, 0, stream>>>(p, key_width, value_width);
+  }
+  launch<key_width, value_width, true>(p, stream);
+}
+
+bool aligned(const Tensor& t) {
+  return reinterpret_cast<std::uintptr_t>(t.raw()) % 16 == 0 && t.stride(0) % 8 == 0;
+}
+
+struct Size {
+  std::int64_t key_width, value_width;
+  bool operator==(const Size&) const = default;
+};
+
+Size size_of(const Options& options, const Inputs& in) {
+  return {in.q.size(1) / options.heads, in.v.size(1) / options.heads};
+}
+
+}  // namespace
+
+bool fits_chunks(const Options& options, const Inputs& in, const Tensor& o) {
+  if (in.q.dtype() != DType::bf16 || !in.u.defined() || in.k.defined()) return false;
+  if (options.bidirectional) return false;
+  if (!aligned(in.q) || !aligned(in.u) || !aligned(in.v) || !aligned(o)) return false;
+  constexpr Size sizes[] = {{32, 32}, {64, 64}, {64, 128}, {128, 128}, {128, 256}};
+  return std::find(std::begin(sizes), std::end(sizes), size_of(options, in)) != std::end(sizes);
+}
+
+void forward_in_chunks(const Options& options, const Inputs& in, Offsets offsets, const Tensor& o,
+                       const Tensor& after) {
+  const auto stream = metala::cuda::enter("metala_attention", {&in.q, &in.u, &in.v, &o});
+  const auto size = size_of(options, in);
+  Problem p = {};
+  p.q = static_cast<const Bf16*>(in.q.raw());
+  p.u = static_cast<const Bf16*>(in.u.raw());
+  p.v = static_cast<const Bf16*>(in.v.raw());
+  p.q_stride = in.q.stride(0);
+  p.u_stride = in.u.stride(0);
+  p.v_stride = in.v.stride(0);
+  p.o_stride = o.stride(0);
+  p.before = static_cast<const float*>(in.before.raw());
+  p.o = static_cast<Bf16*>(o.raw());
+  p.after = static_cast<float*>(after.raw());
+  p.offsets = offsets.there();
+  p.heads = static_cast<int>(options.heads);
+  p.batch = static_cast<int>(batch_of(offsets));
+  p.inverse_temperature = static_cast<float>(1 / options.temperature);
+  p.scale = static_cast<float>(options.scale);
+
+  // Two blocks for each multiprocessor keep it busy; segments of at least four chunks keep what the
+  // first pass costs small.
+  constexpr std::int64_t wanted_blocks = 264;
+  std::int64_t longest = 1;
+  for (std::size_t b = 1; b < offsets.size(); ++b) {
+    longest = std::max(longest, offsets[b] - offsets[b - 1]);
+  }
+  const std::int64_t slices = size.value_width > 128 ? 2 : 1;
+  const std::int64_t blocks = std::max<std::int64_t>(p.batch * p.heads * slices, 1);
+  const std::int64_t segments =
+      std::clamp<std::int64_t>(wanted_blocks / blocks, 1, (longest + 4 * chunk - 1) / (4 * chunk));
+  p.segment_tokens = ((longest + segments - 1) / segments + chunk - 1) / chunk * chunk;
+  p.segments = static_cast<int>((longest + p.segment_tokens - 1) / p.segment_tokens);
+  if (p.segments > 1) {
+    const std::int64_t states = static_cast<std::int64_t>(p.segments) * p.batch * p.heads;
+    const std::int64_t floats = states * size.key_width * (size.value_width + 1);
+    p.segment_states = static_cast<float*>(
+        metala::cuda::workspace(o.device(), static_cast<std::size_t>(floats) * sizeof(float)));
+    p.segment_decays = p.segment_states + states * size.key_width * size.value_width;
+  }
+  if (size == Size{32, 32}) run<32, 32>(p, stream);
+  if (size == Size{64, 64}) run<64, 64>(p, stream);
+  if (size == Size{64, 128}) run<64, 128>(p, stream);
+  if (size == Size{128, 128}) run<128, 128>(p, stream);
+  if (size == Size{128, 256}) run<128, 256>(p, stream);
+  metala::cuda::check_launch("metala_attention");
+}
+
+}  // namespace metala::metala_attention::cuda

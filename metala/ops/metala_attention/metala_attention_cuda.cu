@@ -1,0 +1,267 @@
+// The recurrence in the form that is right for all sizes and options, token by token with columns
+// of the state side by side, or in chunks where those fit; then what is local to a token
+// (augmentation, LayerNorm, output gate).
+//
+// A block owns 64 columns of the state of one head of one sequence. Four neighbouring lanes share a
+// column: each keeps a quarter of its rows in registers for the whole sequence, so the state is
+// read once, written once, and every token costs 3 K D multiply-adds. Gates of 16 tokens at a time
+// are computed together and wait in shared memory.
+#include "metala/device/cuda/cuda_device.h"
+#include "metala/device/cuda/cuda_error.h"
+#include "metala/ops/metala_attention/metala_attention_chunk_cuda.h"
+#include "metala/ops/metala_attention/metala_attention_cuda.h"
+#include "metala/ops/metala_attention/metala_attention_gates.cuh"
+
+namespace metala::metala_attention::cuda {
+namespace {
+
+using metala::cuda::from_float;
+using metala::cuda::to_float;
+using metala::cuda::warp_sum;
+
+constexpr int columns = 64;  // of a block
+constexpr int parts = 4;     // lanes that share a column
+constexpr int threads = columns * parts;
+constexpr int tokens_at_once = 16;
+constexpr float norm_epsilon = 1e-5f;
+
+template <class T>
+struct Rows {
+  T* data = nullptr;
+  std::int64_t stride = 0;
+  __device__ T* row(std::int64_t t) const { return data + t * stride; }
+};
+
+template <class T>
+Rows<T> rows(const Tensor& t) {
+  return {static_cast<T*>(t.raw()), t.defined() ? t.stride(0) : 0};
+}
+
+template <class T>
+struct Problem {
+  Rows<const T> q, u, k, v, z;
+  const float* aug;
+  const float* fixed_decay;
+  const float* before;
+  Rows<T> o, mixed;
+  float* after;
+  const std::int64_t* offsets;
+  int heads, key_width, value_width;
+  float inverse_temperature, scale;
+
+  __device__ Gate gate_at(std::int64_t t, int channel) const {
+    if (u.data != nullptr) return gate(to_float(u.row(t)[channel]), inverse_temperature);
+    if (fixed_decay != nullptr) return gate(fixed_decay[channel], inverse_temperature);
+    return {1.0f, 0.0f};
+  }
+  // k of a channel whose gate is known.
+  __device__ float key_at(std::int64_t t, int channel, Gate g) const {
+    return k.data != nullptr ? to_float(k.row(t)[channel]) : g.lose;
+  }
+};
+
+// What the recurrence needs of 16 tokens.
+template <int key_rows>
+struct Tokens {
+  float q[tokens_at_once][key_rows], k[tokens_at_once][key_rows];
+  float stay[tokens_at_once][key_rows], change[tokens_at_once][key_rows];
+  float v[tokens_at_once][columns];
+};
+
+// key_rows: K rounded up to 4 x rows_of_lane. Writes scale S^T q into o; adds to what is there on
+// the way back of a bidirectional pass.
+template <int rows_of_lane, class T>
+__global__ void __launch_bounds__(threads) recurrence(Problem<T> p, bool backwards) {
+  constexpr int key_rows = rows_of_lane * parts;
+  extern __shared__ float memory[];
+  Tokens<key_rows>& tokens = *reinterpret_cast<Tokens<key_rows>*>(memory);
+  const int head = static_cast<int>(blockIdx.x) % p.heads;
+  const std::int64_t sequence = static_cast<std::int64_t>(blockIdx.x) / p.heads;
+  const int column = static_cast<int>(blockIdx.y) * columns + static_cast<int>(threadIdx.x) / parts;
+  const int part = static_cast<int>(threadIdx.x) % parts;
+  const bool real = column < p.value_width;
+  const std::int64_t start = p.offsets[sequence];
+  const std::int64_t length = p.offsets[sequence + 1] - start;
+  const std::int64_t state_at = static_cast<std::int64_t>(blockIdx.x) * p.key_width * p.value_width;
+
+  float state[rows_of_lane];
+#pragma unroll
+  for (int r = 0; r < rows_of_lane; ++r) {
+    const int row = r * parts + part;
+    const bool carried = p.before != nullptr && real && row < p.key_width;
+    state[r] = carried ? p.before[state_at + row * p.value_width + column] : 0.0f;
+  }
+
+  for (std::int64_t first = 0; first < length; first += tokens_at_once) {
+    const int count =
+        static_cast<int>(length - first < tokens_at_once ? length - first : tokens_at_once);
+    const auto token = [&](int i) {
+      return start + (backwards ? length - 1 - (first + i) : first + i);
+    };
+    __syncthreads();  // all have read the tokens before
+    for (int i = static_cast<int>(threadIdx.x); i < count * key_rows; i += threads) {
+      const int t = i / key_rows;
+      const int row = i % key_rows;
+      const int channel = head * p.key_width + row;
+      const bool exists = row < p.key_width;
+      const Gate g = exists ? p.gate_at(token(t), channel) : Gate{1.0f, 0.0f};
+      const Passage across = passage(g);
+      tokens.stay[t][row] = across.stay;
+      tokens.change[t][row] = across.change;
+      tokens.k[t][row] = exists ? p.key_at(token(t), channel, g) : 0.0f;
+      tokens.q[t][row] = exists ? p.scale * to_float(p.q.row(token(t))[channel]) : 0.0f;
+    }
+    for (int i = static_cast<int>(threadIdx.x); i < count * columns; i += threads) {
+      const int at = static_cast<int>(blockIdx.y) * columns + i % columns;
+      tokens.v[i / columns][i % columns] =
+          at < p.value_width ? to_float(p.v.row(token(i / columns))[head * p.value_width + at])
+                             : 0.0f;
+    }
+    __syncthreads();
+    for (int t = 0; t < count; ++t) {
+      const float value = tokens.v[t][threadIdx.x / parts];
+      float read = 0;
+#pragma unroll
+      for (int r = 0; r < rows_of_lane; ++r) {
+        const int row = r * parts + part;
+        const float change = fmaf(tokens.change[t][row], state[r], tokens.k[t][row] * value);
+        state[r] = fmaf(tokens.stay[t][row], state[r], change);
+        read = fmaf(tokens.q[t][row], state[r], read);
+      }
+      read += __shfl_xor_sync(0xffffffffu, read, 1);
+      read += __shfl_xor_sync(0xffffffffu, read, 2);
+      if (part != 0 || !real) continue;
+      T& out = p.o.row(token(t))[head * p.value_width + column];
+      out = from_float<T>(backwards ? read + to_float(out) : read);
+    }
+  }
+  if (p.after == nullptr || !real) return;
+#pragma unroll
+  for (int r = 0; r < rows_of_lane; ++r) {
+    const int row = r * parts + part;
+    if (row < p.key_width) p.after[state_at + row * p.value_width + column] = state[r];
+  }
+}
+
+// A warp for each token and head: o holds scale S^T q and becomes silu(z) LayerNorm(c).
+constexpr int warps = 8;
+
+template <class T>
+__global__ void __launch_bounds__(32 * warps) local(Problem<T> p, std::int64_t token_heads) {
+  const std::int64_t index =
+      static_cast<std::int64_t>(blockIdx.x) * warps + static_cast<int>(threadIdx.x) / 32;
+  if (index >= token_heads) return;
+  const std::int64_t t = index / p.heads;
+  const int head = static_cast<int>(index % p.heads);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int first = head * p.value_width;
+  T* out = p.o.row(t) + first;
+  float score = 0;
+  if (p.aug != nullptr) {
+    for (int i = lane; i < p.key_width; i += 32) {
+      const int channel = head * p.key_width + i;
+      const float k = p.key_at(t, channel, p.gate_at(t, channel));
+      score += to_float(p.q.row(t)[channel]) * k * p.aug[channel];
+    }
+    score = warp_sum(score);
+  }
+  constexpr int most = 256 / 32;
+  float c[most];
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < most; ++i) {
+    const int at = i * 32 + lane;
+    c[i] = 0;
+    if (at >= p.value_width) continue;
+    c[i] = to_float(out[at]);
+    if (p.aug != nullptr) c[i] += sigmoid(score * to_float(p.v.row(t)[first + at]));
+    if (p.mixed.data != nullptr) p.mixed.row(t)[first + at] = from_float<T>(c[i]);
+    sum += c[i];
+  }
+  const float share = 1 / static_cast<float>(p.value_width);
+  const float mean = warp_sum(sum) * share;
+  float squares = 0;
+#pragma unroll
+  for (int i = 0; i < most; ++i) {
+    const float centred = i * 32 + lane < p.value_width ? c[i] - mean : 0.0f;
+    squares += centred * centred;
+  }
+  const float r = rsqrtf(warp_sum(squares) * share + norm_epsilon);
+#pragma unroll
+  for (int i = 0; i < most; ++i) {
+    const int at = i * 32 + lane;
+    if (at >= p.value_width) continue;
+    float y = (c[i] - mean) * r;
+    if (p.z.data != nullptr) {
+      const float z = to_float(p.z.row(t)[first + at]);
+      y *= z * sigmoid(z);
+    }
+    out[at] = from_float<T>(y);
+  }
+}
+
+template <int rows_of_lane, class T>
+void launch_recurrence(const Problem<T>& p, std::int64_t batch, bool backwards,
+                       cudaStream_t stream) {
+  constexpr int bytes = static_cast<int>(sizeof(Tokens<rows_of_lane * parts>));
+  const auto kernel = recurrence<rows_of_lane, T>;
+  metala::cuda::check(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+      "metala_attention");
+  const dim3 grid(static_cast<unsigned>(batch * p.heads),
+                  static_cast<unsigned>((p.value_width + columns - 1) / columns));
+  kernel<<<grid, threads, static_cast<std::size_t>(bytes), stream>>>(p, backwards);
+}
+
+template <class T>
+void recur(const Problem<T>& p, std::int64_t batch, bool backwards, cudaStream_t stream) {
+  if (p.key_width <= 32) return launch_recurrence<8>(p, batch, backwards, stream);
+  if (p.key_width <= 64) return launch_recurrence<16>(p, batch, backwards, stream);
+  if (p.key_width <= 128) return launch_recurrence<32>(p, batch, backwards, stream);
+  return launch_recurrence<64>(p, batch, backwards, stream);
+}
+
+}  // namespace
+
+void forward(const Options& options, const Inputs& in, Offsets offsets, Tensor o, Tensor mixed,
+             Tensor after) {
+  const auto stream =
+      metala::cuda::enter("metala_attention", {&in.q, &in.u, &in.k, &in.v, &in.z, &in.aug,
+                                               &in.fixed_decay, &in.before, &o, &mixed, &after});
+  const auto batch = batch_of(offsets);
+  if (batch == 0) return;
+  // A chunk costs as much when it is nearly empty: decoding goes token by token.
+  const bool by_chunks = in.q.size(0) >= 16 * batch && fits_chunks(options, in, o);
+  metala::cuda::with_type(in.q.dtype(), [&]<class T>(T) {
+    Problem<T> p;
+    p.q = rows<const T>(in.q);
+    p.u = rows<const T>(in.u);
+    p.k = rows<const T>(in.k);
+    p.v = rows<const T>(in.v);
+    p.z = rows<const T>(in.z);
+    p.aug = static_cast<const float*>(in.aug.raw());
+    p.fixed_decay = static_cast<const float*>(in.fixed_decay.raw());
+    p.before = static_cast<const float*>(in.before.raw());
+    p.o = rows<T>(o);
+    p.mixed = rows<T>(mixed);
+    p.after = static_cast<float*>(after.raw());
+    p.offsets = offsets.there();
+    p.heads = static_cast<int>(options.heads);
+    p.key_width = static_cast<int>(in.q.size(1) / options.heads);
+    p.value_width = static_cast<int>(in.v.size(1) / options.heads);
+    p.inverse_temperature = static_cast<float>(1 / options.temperature);
+    p.scale = static_cast<float>(options.scale);
+    if (by_chunks) {
+      forward_in_chunks(options, in, offsets, o, after);
+    } else {
+      recur(p, batch, false, stream);
+      if (options.bidirectional) recur(p, batch, true, stream);
+    }
+    const std::int64_t token_heads = in.q.size(0) * options.heads;
+    const auto blocks = static_cast<unsigned>((token_heads + warps - 1) / warps);
+    if (blocks > 0) local<<<blocks, 32 * warps, 0, stream>>>(p, token_heads);
+  });
+  metala::cuda::check_launch("metala_attention");
+}
+
+}  // namespace metala::metala_attention::cuda

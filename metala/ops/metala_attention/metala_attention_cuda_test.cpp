@@ -1,0 +1,155 @@
+#include <gtest/gtest.h>
+
+#include "metala/harness/compare.h"
+#include "metala/harness/gpu.h"
+#include "metala/ops/metala_attention/metala_attention_problem.h"
+
+namespace metala::metala_attention {
+namespace {
+
+using harness::close;
+
+class MetalaAttentionOnGpu : public harness::GpuTest {
+ protected:
+  // Token matrices in `type`, parameters and states in f32, on the GPU.
+  Inputs moved(const Inputs& in, DType type) const {
+    return {there(in.q, type), there(in.u, type), there(in.k, type),     there(in.v, type),
+            there(in.z, type), there(in.aug),     there(in.fixed_decay), there(in.before)};
+  }
+
+  Result run(const Problem& p, const Inputs& in, DType type) {
+    Result r = blank_result(p, DType::f32);
+    r = {there(r.o, type), there(r.mixed, type), there(r.after)};
+    const auto offsets = p.offsets();
+    forward(p.options(), moved(in, type), mirrored(offsets), r.o, r.mixed, r.after);
+    return {r.o.to({}), r.mixed.to({}), r.after.defined() ? r.after.to({}) : r.after};
+  }
+
+  // Against the reference in double on the inputs as the GPU sees them, rounded to `type`.
+  void expect_agreement(const Problem& p, DType type, double mixed_bound, double state_bound) {
+    SCOPED_TRACE(p.text());
+    Inputs in = inputs_of(p);
+    const auto round = [type](Tensor& t) {
+      if (t.defined()) t = t.cast(type).cast(DType::f32);
+    };
+    for (Tensor* t : {&in.q, &in.u, &in.k, &in.v, &in.z}) round(*t);
+    const Result want = run_forward(p, cast(in, DType::f64));
+    const Result got = run(p, in, type);
+    EXPECT_TRUE(close(got.mixed, want.mixed, mixed_bound));
+    if (!p.bidirectional) {
+      EXPECT_TRUE(close(got.after, want.after, state_bound));
+    }
+  }
+};
+
+TEST_F(MetalaAttentionOnGpu, FloatsAgreeWithTheReferenceForEveryGateAndLength) {
+  for (const auto gates : all_gate_patterns) {
+    for (const std::int64_t length : {1, 15, 16, 17, 63, 64, 65, 200}) {
+      for (const bool tied : {true, false}) {
+        expect_agreement({.lengths = {length},
+                          .key_width = 17,
+                          .value_width = 33,
+                          .tied = tied,
+                          .gates = gates,
+                          .seed = static_cast<std::uint64_t>(length)},
+                         DType::f32, 2e-6, 2e-6);
+      }
+    }
+  }
+}
+
+TEST_F(MetalaAttentionOnGpu, FloatsAgreeWithTheReferenceForEverySize) {
+  const std::pair<std::int64_t, std::int64_t> sizes[] = {
+      {1, 1},   {3, 5},     {16, 16},   {32, 32},   {64, 64},   {64, 128},
+      {17, 33}, {128, 128}, {128, 256}, {200, 130}, {256, 256}, {256, 1}};
+  for (const auto& [key_width, value_width] : sizes) {
+    expect_agreement({.lengths = {33}, .key_width = key_width, .value_width = value_width},
+                     DType::f32, 2e-6, 2e-6);
+  }
+}
+
+TEST_F(MetalaAttentionOnGpu, FloatsAgreeWithTheReferenceForEveryOption) {
+  for (const auto decay : {Decay::dynamic, Decay::fixed, Decay::none}) {
+    for (int options = 0; options < 32; ++options) {
+      Problem p = {.lengths = {33, 0, 5, 16}, .key_width = 5, .value_width = 9, .decay = decay};
+      p.tied = (options & 1) != 0 && decay != Decay::none;
+      p.augmented = (options & 2) != 0;
+      p.gated = (options & 4) != 0;
+      p.bidirectional = (options & 8) != 0;
+      p.carried = (options & 16) != 0;
+      expect_agreement(p, DType::f32, 2e-6, 2e-6);
+    }
+  }
+}
+
+TEST_F(MetalaAttentionOnGpu, FloatsAgreeWithTheReferenceOverAHundredThousandTokens) {
+  for (const auto gates : {GatePattern::normal, GatePattern::remembering, GatePattern::half_cut}) {
+    expect_agreement(
+        {.lengths = {100'000}, .heads = 1, .key_width = 2, .value_width = 3, .gates = gates},
+        DType::f32, 2e-5, 2e-5);
+  }
+}
+
+TEST_F(MetalaAttentionOnGpu, Bf16AgreesWithTheReferenceForEveryGate) {
+  for (const auto gates : all_gate_patterns) {
+    for (const auto& [key_width, value_width] : {std::pair<std::int64_t, std::int64_t>{64, 128},
+                                                 {128, 256},
+                                                 {128, 128},
+                                                 {64, 64},
+                                                 {32, 32},
+                                                 {17, 33}}) {
+      expect_agreement({.lengths = {100, 1, 0, 230},
+                        .key_width = key_width,
+                        .value_width = value_width,
+                        .gates = gates},
+                       DType::bf16, 1.5e-2, 1e-2);
+    }
+  }
+}
+
+// Long enough to be cut into segments, and with lengths that end within a chunk.
+TEST_F(MetalaAttentionOnGpu, Bf16AgreesWithTheReferenceAcrossSegments) {
+  for (const auto gates : {GatePattern::normal, GatePattern::remembering, GatePattern::one_cut}) {
+    expect_agreement({.lengths = {1500, 3, 700},
+                      .heads = 1,
+                      .key_width = 64,
+                      .value_width = 128,
+                      .gates = gates},
+                     DType::bf16, 1.5e-2, 1e-2);
+  }
+}
+
+TEST_F(MetalaAttentionOnGpu, TheSameInputsGiveTheSameBits) {
+  const Problem p = {.lengths = {300, 77}, .key_width = 64, .value_width = 128};
+  const Inputs in = inputs_of(p);
+  const Result first = run(p, in, DType::bf16);
+  const Result second = run(p, in, DType::bf16);
+  EXPECT_TRUE(harness::same_bits(first.o, second.o));
+  EXPECT_TRUE(harness::same_bits(first.after, second.after));
+}
+
+TEST_F(MetalaAttentionOnGpu, SplitsOfASequenceAgreeWithTheWhole) {
+  const Problem whole = {.lengths = {97}, .key_width = 64, .value_width = 128};
+  const Inputs in = moved(inputs_of(whole), DType::f32);
+  const auto run_rows = [&](std::int64_t begin, std::int64_t end, const Tensor& before,
+                            const Tensor& o, const Tensor& after) {
+    const auto cut = [&](const Tensor& t) { return t.rows(begin, end); };
+    const Inputs part = {cut(in.q), cut(in.u), {}, cut(in.v), cut(in.z), in.aug, {}, before};
+    const std::vector<std::int64_t> offsets = {0, end - begin};
+    forward(whole.options(), part, mirrored(offsets), o.rows(begin, end), {}, after);
+  };
+  const Tensor once = Tensor::zeros(whole.value_rows(), DType::f32, gpu_);
+  const Tensor after_once = Tensor::zeros(whole.state(), DType::f32, gpu_);
+  run_rows(0, 97, in.before, once, after_once);
+  const Tensor split = Tensor::zeros(whole.value_rows(), DType::f32, gpu_);
+  const Tensor carried = in.before.copy();
+  for (const auto& [begin, end] :
+       {std::pair<std::int64_t, std::int64_t>{0, 1}, {1, 30}, {30, 31}, {31, 97}}) {
+    run_rows(begin, end, carried, split, carried);  // in place
+  }
+  EXPECT_TRUE(close(split.to({}), once.to({}), 1e-5));
+  EXPECT_TRUE(close(carried.to({}), after_once.to({}), 1e-6));
+}
+
+}  // namespace
+}  // namespace metala::metala_attention

@@ -1,0 +1,57 @@
+#include <gtest/gtest.h>
+
+#include "metala/harness/compare.h"
+#include "metala/harness/gpu.h"
+#include "metala/harness/random_tensor.h"
+#include "metala/ops/short_conv/short_conv.h"
+
+namespace metala {
+namespace {
+
+using namespace harness;
+
+class ShortConvOnGpu : public GpuTest {};
+
+TEST_F(ShortConvOnGpu, AgreesWithTheReferenceForEveryWidthAndRaggedBatch) {
+  const std::vector<std::int64_t> ragged = {0, 1, 1, 4, 37, 39, 171, 171};
+  const auto batch = batch_of(ragged);
+  for (const std::int64_t channels : {1, 17, 130}) {
+    for (const std::int64_t width : {1, 2, 4, 16}) {
+      for (const bool carried : {false, true}) {
+        for (const auto& [type, bound] : {std::pair{DType::f32, 2e-6}, {DType::bf16, 1e-2}}) {
+          const Tensor x = random_normal({171, channels}, DType::f32, 1).cast(type);
+          const Tensor weight = random_normal({channels, width}, DType::f32, 2);
+          const Tensor before =
+              carried ? random_normal({batch, channels, width}, DType::f32, 3) : Tensor();
+          const Tensor y = Tensor::zeros(x.shape(), type, gpu_);
+          const Tensor after = Tensor::zeros({batch, channels, width}, DType::f32, gpu_);
+          short_conv::forward(there(x), there(weight), mirrored(ragged), there(before), y, after);
+          const Tensor y64 = Tensor::zeros(x.shape(), DType::f64);
+          const Tensor after64 = Tensor::zeros(after.shape(), DType::f64);
+          short_conv::forward(x.cast(DType::f64), weight.cast(DType::f64), ragged,
+                              carried ? before.cast(DType::f64) : before, y64, after64);
+          EXPECT_TRUE(close(y.to({}), y64, bound)) << channels << " channels, width " << width;
+          EXPECT_TRUE(close(after.to({}), after64, 0)) << channels << " channels, width " << width;
+        }
+      }
+    }
+  }
+}
+
+TEST_F(ShortConvOnGpu, AStateIsUpdatedInPlace) {
+  const std::vector<std::int64_t> one_each = {0, 1, 2, 3};
+  const Tensor x = random_normal({3, 50}, DType::f32, 1);
+  const Tensor weight = random_normal({50, 4}, DType::f32, 2);
+  const Tensor state = random_normal({3, 50, 4}, DType::f32, 3);
+  const Tensor y = Tensor::zeros(x.shape(), DType::f32, gpu_);
+  const Tensor carried = there(state).copy();
+  short_conv::forward(there(x), there(weight), mirrored(one_each), carried, y, carried);
+  const Tensor want = Tensor::zeros(x.shape());
+  const Tensor after = Tensor::zeros(state.shape());
+  short_conv::forward(x, weight, one_each, state, want, after);
+  EXPECT_TRUE(close(y.to({}), want, 2e-6));
+  EXPECT_TRUE(close(carried.to({}), after, 0));
+}
+
+}  // namespace
+}  // namespace metala
