@@ -36,9 +36,14 @@ TEST_F(LanguageModelOnGpu, ReadsAsOnTheCpuWithEveryOption) {
     const Outcome want = read(LanguageModel(config, exact));
     const Parameters floats = exact.cast(DType::f32);
     const Outcome got = read(LanguageModel(config, floats.on(gpu_, DType::f32)));
-    EXPECT_TRUE(close(got.first, want.first, 1e-4));
-    EXPECT_TRUE(close(got.second, want.second, 1e-4));
-    EXPECT_TRUE(close(got.recurrent, want.recurrent, 1e-4));
+    // What float32 itself costs these lively models differs from one to the other.
+    const Outcome here = read(LanguageModel(config, floats));
+    const auto expect_close = [](const Tensor& gpu, const Tensor& cpu, const Tensor& truth) {
+      EXPECT_TRUE(close(gpu, truth, 1e-5 + 8 * relative_difference(cpu, truth)));
+    };
+    expect_close(got.first, here.first, want.first);
+    expect_close(got.second, here.second, want.second);
+    expect_close(got.recurrent, here.recurrent, want.recurrent);
   }
 }
 

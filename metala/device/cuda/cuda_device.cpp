@@ -70,6 +70,7 @@ struct Gpu {
   cudaStream_t stream = nullptr;
   std::shared_ptr<void> workspace;
   std::size_t workspace_bytes = 0;
+  int multiprocessors = 0;
 };
 
 std::mutex mutex;
@@ -130,6 +131,7 @@ Device open(int index) {
         properties.minor);
   }
   Gpu opened;
+  opened.multiprocessors = properties.multiProcessorCount;
   check(cudaStreamCreateWithFlags(&opened.stream, cudaStreamNonBlocking), "cuda: making a stream");
   provide_memory(device, std::make_unique<GpuMemory>(index, opened.stream));
   const std::scoped_lock lock(mutex);
@@ -150,6 +152,10 @@ DeviceInfo info(Device device) {
   check(cudaDriverGetVersion(&info.driver), "cuda: reading the driver's version");
   check(cudaRuntimeGetVersion(&info.runtime), "cuda: reading the runtime's version");
   return info;
+}
+
+int multiprocessors(Device device) {
+  return gpu(device).multiprocessors;
 }
 
 cudaStream_t stream(Device device) {

@@ -30,6 +30,7 @@ int device_count();
 Device open(int index);
 
 DeviceInfo info(Device);
+int multiprocessors(Device);  // remembered from opening
 cudaStream_t stream(Device);
 
 // At the door of an op's CUDA form: all defined tensors lie on the GPU of the first. Throws Error

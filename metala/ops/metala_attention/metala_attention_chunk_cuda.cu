@@ -19,20 +19,32 @@ using metala::cuda::Sums;
 using metala::cuda::Tile;
 
 constexpr int chunk = 64;  // tokens
-constexpr int threads = 256;
 constexpr int levels = 6;  // halvings of a chunk
 
-// A decay and what it leaves for the new token, for bf16 products: relative errors near 2^-20.
+// A decay and what it leaves for the new token, each to a relative 2e-5, for bf16 products. For
+// every finite u: e and its logarithm may be infinite, and the decay is then 0.
+__device__ __forceinline__ float exp2f_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+__device__ __forceinline__ float log2f_fast(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 struct FastGate {
   float keep, lose;
 };
 
 __device__ __forceinline__ FastGate fast_gate(float u, float inverse_temperature) {
-  const float e = __expf(-fabsf(u));
-  const float log_one_plus = e < 0.02f ? e * (1 - e * (0.5f - e * (1.0f / 3))) : __logf(1 + e);
-  const float g = (fminf(u, 0.0f) - log_one_plus) * inverse_temperature;
-  const float keep = __expf(g);
-  const float lose = g > -0.04f ? -g * (1 + g * (0.5f + g * (1.0f / 6))) : 1 - keep;
+  const float e = exp2f_fast(-1.44269504f * u);
+  const float keep = exp2f_fast(-inverse_temperature * log2f_fast(1 + e));
+  // Where gates remember, 1 - keep would cancel: there log(1 + e) and its exponential by series.
+  const float small = e * (1 - e * (0.5f - e * (1.0f / 3))) * inverse_temperature;
+  const float lose = e < 1.0f / 64 ? small * (1 - small * (0.5f - small * (1.0f / 6))) : 1 - keep;
   return {keep, lose};
 }
 
@@ -57,6 +69,7 @@ struct Place {
   int head, column;
   std::int64_t sequence_head, first, tokens;
   int segment;
+  bool last;  // of the sequence: the first segment of an empty one
 
   __device__ __forceinline__ Place(const Problem& p, int slice) {
     sequence_head = blockIdx.x;
@@ -68,6 +81,7 @@ struct Place {
     const std::int64_t end = p.offsets[sequence + 1];
     first = start;
     tokens = end > start ? end - start : 0;
+    last = tokens > 0 ? tokens <= p.segment_tokens : segment == 0;
     if (tokens > p.segment_tokens) tokens = p.segment_tokens;
   }
   __device__ __forceinline__ std::int64_t state_at(const Problem& p) const {
@@ -81,9 +95,13 @@ struct Kernel {
   static constexpr int keys = key_width < 64 ? key_width : 64;  // channels worked on at once
   static constexpr int key_blocks = key_width / keys;
   static constexpr int slice = value_width < 128 ? value_width : 128;  // columns of a block
-  static constexpr int column_tiles = slice / 16;                      // of 8, of a warp
-  static constexpr int pairs = keys / 2;        // threads own two channels and
-  static constexpr int runs = threads / pairs;  // a run of tokens
+  // Warps: four tiles of 16 tokens (or channels) by some groups of columns.
+  static constexpr int groups = slice < 64 ? 2 : 4;
+  static constexpr int threads = 128 * groups;
+  static constexpr int group_columns = slice / groups;
+  static constexpr int column_tiles = group_columns / 8;  // of a warp
+  static constexpr int pairs = keys / 2;                  // threads own two channels and
+  static constexpr int runs = threads / pairs;            // a run of tokens
   static constexpr int run = chunk / runs;
 
   // Shared memory, in bf16: inputs twice, tiles of the channels at work, the state.
@@ -104,7 +122,7 @@ struct Kernel {
   float* const decay;   // [keys]: of the chunk's
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int row_tile = static_cast<int>(threadIdx.x) / 32 % 4;  // of tokens, and of channels
-  const int half = static_cast<int>(threadIdx.x) / 128;         // of the slice's columns
+  const int group = static_cast<int>(threadIdx.x) / 128;        // of the slice's columns
   Sums state[key_blocks][column_tiles];
   Sums score[8];
   Sums out[column_tiles];
@@ -187,9 +205,8 @@ struct Kernel {
         put(key(), t, channel, k[j]);
       }
     }
-    const auto put_level = [&](int n, int j) {
+    const auto put_level = [&](int n, int j, bool upper) {
       if constexpr (outputs) {
-        const bool upper = ((first + j) >> n & 1) != 0;
         put(level(n), first + j, channel,
             upper ? product(query[j], before_t[j]) : product(k[j], after_t[j]));
       }
@@ -199,7 +216,7 @@ struct Kernel {
 #pragma unroll
     for (int size = 1; size < run; size *= 2, ++n) {
 #pragma unroll
-      for (int j = 0; j < run; ++j) put_level(n, j);
+      for (int j = 0; j < run; ++j) put_level(n, j, (j & size) != 0);
 #pragma unroll
       for (int block = 0; block < run; block += 2 * size) {
         const float2 lower = before_t[block + size - 1];
@@ -224,15 +241,20 @@ struct Kernel {
     };
 #pragma unroll
     for (int size = run; size < chunk; size *= 2, ++n) {
-#pragma unroll
-      for (int j = 0; j < run; ++j) put_level(n, j);
       const int block = first / size;  // the sibling: block ^ 1
       const float2 sibling = total_of((block ^ 1) * (size / run), size / run);
-      const bool upper = (block & 1) != 0;
+      if ((block & 1) != 0) {
 #pragma unroll
-      for (int j = 0; j < run; ++j) {
-        if (upper) before_t[j] = product(before_t[j], sibling);
-        if (!upper) after_t[j] = product(after_t[j], sibling);
+        for (int j = 0; j < run; ++j) {
+          put_level(n, j, true);
+          before_t[j] = product(before_t[j], sibling);
+        }
+      } else {
+#pragma unroll
+        for (int j = 0; j < run; ++j) {
+          put_level(n, j, false);
+          after_t[j] = product(after_t[j], sibling);
+        }
       }
     }
 #pragma unroll
@@ -257,7 +279,7 @@ struct Kernel {
     const int row = row_tile * 16 + lane / 4;
 #pragma unroll
     for (int n = 0; n < column_tiles; ++n) {
-      const int column = half * (slice / 2) + n * 8 + lane % 4 * 2;
+      const int column = group * group_columns + n * 8 + lane % 4 * 2;
       const Sums& s = state[key_block][n];
       *reinterpret_cast<std::uint32_t*>(state_copy().at(row, column)) = packed(s.at[0], s.at[1]);
       *reinterpret_cast<std::uint32_t*>(state_copy().at(row + 8, column)) =
@@ -330,7 +352,7 @@ struct Kernel {
 #pragma unroll
       for (int n = 0; n < column_tiles; n += 2) {
         FragmentB columns[2];
-        state_copy().as_b(k, half * (slice / 2) + n * 8, columns);
+        state_copy().as_b(k, group * group_columns + n * 8, columns);
         metala::cuda::multiply(out[n], rows, columns[0]);
         metala::cuda::multiply(out[n + 1], rows, columns[1]);
       }
@@ -349,7 +371,7 @@ struct Kernel {
 #pragma unroll
       for (int n = 0; n < column_tiles; n += 2) {
         FragmentB columns[2];
-        v(buffer).as_b(k * 16, half * (slice / 2) + n * 8, columns);
+        v(buffer).as_b(k * 16, group * group_columns + n * 8, columns);
         metala::cuda::multiply(out[n], rows, columns[0]);
         metala::cuda::multiply(out[n + 1], rows, columns[1]);
       }
@@ -372,7 +394,7 @@ struct Kernel {
 #pragma unroll
       for (int n = 0; n < column_tiles; n += 2) {
         FragmentB columns[2];
-        v(buffer).as_b(k, half * (slice / 2) + n * 8, columns);
+        v(buffer).as_b(k, group * group_columns + n * 8, columns);
         metala::cuda::multiply(state[key_block][n], rows, columns[0]);
         metala::cuda::multiply(state[key_block][n + 1], rows, columns[1]);
       }
@@ -387,7 +409,7 @@ struct Kernel {
       Bf16* row = p.o + (place.first + t) * p.o_stride + place.head * value_width + place.column;
 #pragma unroll
       for (int n = 0; n < column_tiles; ++n) {
-        const int column = half * (slice / 2) + n * 8 + lane % 4 * 2;
+        const int column = group * group_columns + n * 8 + lane % 4 * 2;
         *reinterpret_cast<std::uint32_t*>(row + column) =
             packed(out[n].at[2 * i] * p.scale, out[n].at[2 * i + 1] * p.scale);
       }
@@ -403,7 +425,7 @@ struct Kernel {
 #pragma unroll
       for (int n = 0; n < column_tiles; ++n) {
         const int row = b * keys + row_tile * 16 + lane / 4;
-        const int column = place.column + half * (slice / 2) + n * 8 + lane % 4 * 2;
+        const int column = place.column + group * group_columns + n * 8 + lane % 4 * 2;
         f(row * value_width + column, state[b][n].at);
         f((row + 8) * value_width + column, state[b][n].at + 2);
       }
@@ -476,7 +498,7 @@ struct Kernel {
   __device__ __forceinline__ void finish(float segment_decay) {
     float* to = nullptr;
     if constexpr (outputs) {
-      if (p.segments == 1 && p.after != nullptr) {
+      if (place.last && p.after != nullptr) {
         to = p.after + place.sequence_head * key_width * value_width;
       }
     } else {
@@ -495,14 +517,15 @@ struct Kernel {
 };
 
 template <int key_width, int value_width, bool outputs>
-__global__ void __launch_bounds__(threads, 1) walk_chunks(const Problem p) {
+__global__ void __launch_bounds__(Kernel<key_width, value_width, outputs>::threads, 1)
+    walk_chunks(const Problem p) {
   extern __shared__ __align__(16) unsigned char shared[];
   Kernel<key_width, value_width, outputs> kernel(p, reinterpret_cast<Bf16*>(shared));
-  if (outputs && p.segments > 1 && kernel.place.tokens == 0) return;
+  if (outputs && kernel.place.tokens == 0 && !kernel.place.last) return;
   kernel.walk();
 }
 
-// From what each segment adds to the state before each segment, in place, and the state after all.
+// From what each segment but the last adds to the state before each segment, in place.
 __global__ void __launch_bounds__(256)
     join_segments(const Problem p, int key_width, int value_width) {
   const std::int64_t size = static_cast<std::int64_t>(key_width) * value_width;
@@ -514,11 +537,11 @@ __global__ void __launch_bounds__(256)
   float s = p.before != nullptr ? p.before[head * size + at] : 0.0f;
   for (int segment = 0; segment < p.segments; ++segment) {
     const std::int64_t place = segment * heads + head;
-    const float added = p.segment_states[place * size + at];
-    p.segment_states[place * size + at] = s;
-    s = fmaf(p.segment_decays[place * key_width + row], s, added);
+    float& there = p.segment_states[place * size + at];
+    const float before = s;
+    if (segment + 1 < p.segments) s = fmaf(p.segment_decays[place * key_width + row], s, there);
+    there = before;
   }
-  if (p.after != nullptr) p.after[head * size + at] = s;
 }
 
 template <int key_width, int value_width, bool outputs>
@@ -529,8 +552,8 @@ void launch(const Problem& p, cudaStream_t stream) {
                                            static_cast<int>(K::bytes)),
                       "metala_attention");
   const dim3 grid(static_cast<unsigned>(p.batch * p.heads), value_width / K::slice,
-                  static_cast<unsigned>(p.segments));
-  kernel<<<grid, threads, K::bytes, stream>>>(p);
+                  static_cast<unsigned>(outputs ? p.segments : p.segments - 1));
+  kernel<<<grid, K::threads, K::bytes, stream>>>(p);
 }
 
 template <int key_width, int value_width>
@@ -588,9 +611,9 @@ void forward_in_chunks(const Options& options, const Inputs& in, Offsets offsets
   p.inverse_temperature = static_cast<float>(1 / options.temperature);
   p.scale = static_cast<float>(options.scale);
 
-  // Two blocks for each multiprocessor keep it busy; segments of at least four chunks keep what the
-  // first pass costs small.
-  constexpr std::int64_t wanted_blocks = 264;
+  // A block fills a multiprocessor; segments of at least four chunks keep what the first pass costs
+  // small.
+  const std::int64_t wanted_blocks = metala::cuda::multiprocessors(o.device());
   std::int64_t longest = 1;
   for (std::size_t b = 1; b < offsets.size(); ++b) {
     longest = std::max(longest, offsets[b] - offsets[b - 1]);
