@@ -96,7 +96,8 @@ struct Kernel {
   static constexpr int key_blocks = key_width / keys;
   static constexpr int slice = value_width < 128 ? value_width : 128;  // columns of a block
   // Warps: four tiles of 16 tokens (or channels) by some groups of columns.
-  static constexpr int groups = slice < 64 ? 2 : 4;
+  static constexpr int groups = outputs && slice >= 64 ? 4 : 2;
+  static constexpr int blocks_at_once = outputs ? 1 : 2;  // on a multiprocessor
   static constexpr int threads = 128 * groups;
   static constexpr int group_columns = slice / groups;
   static constexpr int column_tiles = group_columns / 8;  // of a warp
@@ -111,9 +112,10 @@ struct Kernel {
   static constexpr int inputs = (outputs ? 2 : 1) * input_keys + input_values;
   static constexpr int tiles = outputs ? levels + 3 : 1;
   static constexpr int state_tile = outputs ? Tile<slice>::bytes(keys) / 2 : 0;
+  static constexpr int score_tile = outputs ? Tile<chunk>::bytes(chunk) / 2 : 0;
   static constexpr int total_floats = runs * keys;
   static constexpr std::size_t bytes =
-      2 * (2 * inputs + tiles * key_tile + state_tile) + 4 * (total_floats + keys);
+      2 * (2 * inputs + tiles * key_tile + state_tile + score_tile) + 4 * (total_floats + keys);
 
   const Problem& p;
   const Place<key_width, value_width> place;
@@ -124,14 +126,17 @@ struct Kernel {
   const int row_tile = static_cast<int>(threadIdx.x) / 32 % 4;  // of tokens, and of channels
   const int group = static_cast<int>(threadIdx.x) / 128;        // of the slice's columns
   Sums state[key_blocks][column_tiles];
-  Sums score[8];
+  // Scores: of the warp's tokens with the 16 tokens of every `groups`-th tile from its group's on.
+  static constexpr int score_tiles = 4 / groups;
+  Sums score[score_tiles][2];
   Sums out[column_tiles];
 
   __device__ __forceinline__ Kernel(const Problem& problem, Bf16* shared)
       : p(problem),
         place(problem, slice),
         memory(shared),
-        totals(reinterpret_cast<float*>(shared + 2 * inputs + tiles * key_tile + state_tile)),
+        totals(reinterpret_cast<float*>(shared + 2 * inputs + tiles * key_tile + state_tile +
+                                        score_tile)),
         decay(totals + total_floats) {}
 
   // Input tiles of buffer 0 or 1.
@@ -152,6 +157,10 @@ struct Kernel {
   __device__ __forceinline__ Tile<keys> level(int n) const { return tile(3 + n); }
   __device__ __forceinline__ Tile<slice> state_copy() const {
     return {memory + 2 * inputs + tiles * key_tile};
+  }
+
+  __device__ __forceinline__ Tile<chunk> scores() const {
+    return {memory + 2 * inputs + tiles * key_tile + state_tile};
   }
 
   template <int columns>
@@ -287,59 +296,83 @@ struct Kernel {
     }
   }
 
-  // sums[n] += the products of 16 rows of `a` and 8 rows of `b` for column tile n.
-  __device__ __forceinline__ void add_scores(Sums& sums, Tile<keys> a, Tile<keys> b,
-                                             int row) const {
+  // sums += the products of the warp's 16 rows of `a` with 16 rows of `b` from `row` on, the first
+  // `halves` eights of them. `k` is where the channels at work begin in `a`.
+  template <int halves, int columns>
+  __device__ __forceinline__ void add_products(Sums* sums, Tile<columns> a, int k, Tile<keys> b,
+                                               int row) const {
 #pragma unroll
-    for (int k = 0; k < keys; k += 32) {
-      FragmentB columns[2];
-      b.transposed_as_b(row, k, columns);
-      metala::cuda::multiply(sums, a.as_a(row_tile * 16, k), columns[0]);
-      metala::cuda::multiply(sums, a.as_a(row_tile * 16, k + 16), columns[1]);
+    for (int i = 0; i < keys; i += 32) {
+      const FragmentA first = a.as_a(row_tile * 16, k + i);
+      const FragmentA second = a.as_a(row_tile * 16, k + i + 16);
+#pragma unroll
+      for (int n = 0; n < halves; ++n) {
+        FragmentB other[2];
+        b.transposed_as_b(row + n * 8, i, other);
+        metala::cuda::multiply(sums[n], first, other[0]);
+        metala::cuda::multiply(sums[n], second, other[1]);
+      }
     }
   }
 
-  // score[t, s] += sum over the channels at work of q_t k_s a_{s+1} .. a_t, for the warp's tokens.
-  __device__ __forceinline__ void add_all_scores(Tile<key_width> queries, int key_block) {
-    if (row_tile >= 2) {
+  // The scores of the warp's 16 tokens among themselves: pairs meet at the level of the highest bit
+  // in which they differ, the later one in the upper half.
+  __device__ __forceinline__ void add_own_scores(Sums* into, Tile<key_width> queries,
+                                                 int key_block) const {
+    const auto take = [&](const Sums* sums, auto meet) {
 #pragma unroll
-      for (int n = 0; n < 4; ++n) add_scores(score[n], level(5), level(5), n * 8);
-    }
-#pragma unroll
-    for (int n = 0; n < 8; ++n) {
-      const int tile = n / 2;
-      if (row_tile % 2 == 1 && tile == row_tile - 1) {
-        add_scores(score[n], level(4), level(4), n * 8);
-      }
-      if (tile != row_tile) continue;
-      // The warp's own 16 tokens: pairs meet at the level of the highest bit in which they differ.
-      const int t = lane / 4;                  // of the first row, in the tile
-      const int s = n % 2 * 8 + lane % 4 * 2;  // of the first column
-#pragma unroll
-      for (int l = 3; l >= 0; --l) {
-        if (l == 3 && n % 2 == 1) continue;  // later columns have no lower half to be in
-        Sums sums = {};
-        add_scores(sums, level(l), level(l), n * 8);
+      for (int n = 0; n < 2; ++n) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          const int row = t + i / 2 * 8;
-          const int column = s + i % 2;
-          const bool meet = row > column && ((row ^ column) >> l) == 1;
-          if (meet) score[n].at[i] += sums.at[i];
+          const int row = lane / 4 + i / 2 * 8;
+          const int column = n * 8 + lane % 4 * 2 + i % 2;
+          if (meet(row, column)) into[n].at[i] += sums[n].at[i];
         }
       }
-      Sums sums = {};
+    };
 #pragma unroll
-      for (int k = 0; k < keys; k += 32) {
-        FragmentB columns[2];
-        key().transposed_as_b(n * 8, k, columns);
-        metala::cuda::multiply(sums, queries.as_a(row_tile * 16, key_block * keys + k), columns[0]);
-        metala::cuda::multiply(sums, queries.as_a(row_tile * 16, key_block * keys + k + 16),
-                               columns[1]);
+    for (int l = 0; l < 4; ++l) {
+      Sums sums[2] = {};
+      if (l == 3) {
+        add_products<1>(sums, level(l), 0, level(l),
+                        row_tile * 16);  // columns 8.. are no lower half
+      } else {
+        add_products<2>(sums, level(l), 0, level(l), row_tile * 16);
       }
+      take(sums, [l](int row, int column) { return row > column && ((row ^ column) >> l) == 1; });
+    }
+    Sums sums[2] = {};
+    add_products<2>(sums, queries, key_block * keys, key(), row_tile * 16);
+    take(sums, [](int row, int column) { return row == column; });
+  }
+
+  // score[t, s] += sum over the channels at work of q_t k_s a_{s+1} .. a_t, for the warp's tiles.
+  __device__ __forceinline__ void add_scores(Tile<key_width> queries, int key_block) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (t + i / 2 * 8 == s + i % 2) score[n].at[i] += sums.at[i];
+    for (int i = 0; i < score_tiles; ++i) {
+      const int other = i * groups + group;  // the tile of 16 tokens s
+      if (other > row_tile) continue;
+      if (other == row_tile) {
+        add_own_scores(score[i], queries, key_block);
+      } else {
+        const int l = row_tile / 2 == other / 2 ? 4 : 5;
+        add_products<2>(score[i], level(l), 0, level(l), other * 16);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void copy_scores() const {
+#pragma unroll
+    for (int i = 0; i < score_tiles; ++i) {
+      const int other = i * groups + group;
+      if (other > row_tile) continue;  // never read
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+        const int row = row_tile * 16 + lane / 4;
+        const int column = other * 16 + n * 8 + lane % 4 * 2;
+        const float* s = score[i][n].at;
+        *reinterpret_cast<std::uint32_t*>(scores().at(row, column)) = packed(s[0], s[1]);
+        *reinterpret_cast<std::uint32_t*>(scores().at(row + 8, column)) = packed(s[2], s[3]);
       }
     }
   }
@@ -364,10 +397,7 @@ struct Kernel {
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       if (k > row_tile) continue;
-      const FragmentA rows = {{packed(score[2 * k].at[0], score[2 * k].at[1]),
-                               packed(score[2 * k].at[2], score[2 * k].at[3]),
-                               packed(score[2 * k + 1].at[0], score[2 * k + 1].at[1]),
-                               packed(score[2 * k + 1].at[2], score[2 * k + 1].at[3])}};
+      const FragmentA rows = scores().as_a(row_tile * 16, k * 16);
 #pragma unroll
       for (int n = 0; n < column_tiles; n += 2) {
         FragmentB columns[2];
@@ -460,7 +490,7 @@ struct Kernel {
       __syncthreads();
       if constexpr (outputs) {
 #pragma unroll
-        for (auto& s : score) s = {};
+        for (auto& tile : score) tile[0] = tile[1] = {};
 #pragma unroll
         for (auto& s : out) s = {};
       }
@@ -470,7 +500,7 @@ struct Kernel {
         if constexpr (outputs) copy_state(b);
         __syncthreads();
         if constexpr (outputs) {
-          add_all_scores(q(buffer), b);
+          add_scores(q(buffer), b);
           add_read();
         } else if (place.column == 0) {
           segment_decay = take_decay(segment_decay, b);
@@ -479,6 +509,8 @@ struct Kernel {
         if (b + 1 < key_blocks) __syncthreads();
       }
       if constexpr (outputs) {
+        copy_scores();
+        __syncthreads();
         add_values(buffer);
         store_outputs(done);
       }
@@ -517,7 +549,8 @@ struct Kernel {
 };
 
 template <int key_width, int value_width, bool outputs>
-__global__ void __launch_bounds__(Kernel<key_width, value_width, outputs>::threads, 1)
+__global__ void __launch_bounds__(Kernel<key_width, value_width, outputs>::threads,
+                                  Kernel<key_width, value_width, outputs>::blocks_at_once)
     walk_chunks(const Problem p) {
   extern __shared__ __align__(16) unsigned char shared[];
   Kernel<key_width, value_width, outputs> kernel(p, reinterpret_cast<Bf16*>(shared));
@@ -611,9 +644,9 @@ void forward_in_chunks(const Options& options, const Inputs& in, Offsets offsets
   p.inverse_temperature = static_cast<float>(1 / options.temperature);
   p.scale = static_cast<float>(options.scale);
 
-  // A block fills a multiprocessor; segments of at least four chunks keep what the first pass costs
-  // small.
-  const std::int64_t wanted_blocks = metala::cuda::multiprocessors(o.device());
+  // Two waves of blocks that fill a multiprocessor each: the first pass, of smaller blocks, then
+  // has them all at once. Segments are of at least four chunks.
+  const std::int64_t wanted_blocks = 2 * metala::cuda::multiprocessors(o.device());
   std::int64_t longest = 1;
   for (std::size_t b = 1; b < offsets.size(); ++b) {
     longest = std::max(longest, offsets[b] - offsets[b - 1]);
