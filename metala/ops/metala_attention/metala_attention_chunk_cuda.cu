@@ -7,6 +7,7 @@
 #include "metala/device/cuda/mma.cuh"
 #include "metala/device/cuda/vector.cuh"
 #include "metala/ops/metala_attention/metala_attention_chunk_cuda.h"
+#include "metala/ops/metala_attention/metala_attention_gates.cuh"
 
 namespace metala::metala_attention::cuda {
 namespace {
@@ -20,33 +21,6 @@ using metala::cuda::Tile;
 
 constexpr int chunk = 64;  // tokens
 constexpr int levels = 6;  // halvings of a chunk
-
-// A decay and what it leaves for the new token, each to a relative 2e-5, for bf16 products. For
-// every finite u: e and its logarithm may be infinite, and the decay is then 0.
-__device__ __forceinline__ float exp2f_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
-__device__ __forceinline__ float log2f_fast(float x) {
-  float y;
-  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
-struct FastGate {
-  float keep, lose;
-};
-
-__device__ __forceinline__ FastGate fast_gate(float u, float inverse_temperature) {
-  const float e = exp2f_fast(-1.44269504f * u);
-  const float keep = exp2f_fast(-inverse_temperature * log2f_fast(1 + e));
-  // Where gates remember, 1 - keep would cancel: there log(1 + e) and its exponential by series.
-  const float small = e * (1 - e * (0.5f - e * (1.0f / 3))) * inverse_temperature;
-  const float lose = e < 1.0f / 64 ? small * (1 - small * (0.5f - small * (1.0f / 6))) : 1 - keep;
-  return {keep, lose};
-}
 
 struct Problem {
   const Bf16 *q, *u, *v;
@@ -203,8 +177,8 @@ struct Kernel {
       const bool real = done + t < place.tokens;
       const auto logits = __bfloat1622float2(
           *reinterpret_cast<const __nv_bfloat162*>(u(buffer).at(t, key_block * keys + channel)));
-      const FastGate x = fast_gate(logits.x, p.inverse_temperature);
-      const FastGate y = fast_gate(logits.y, p.inverse_temperature);
+      const Gate x = fast_gate(logits.x, p.inverse_temperature);
+      const Gate y = fast_gate(logits.y, p.inverse_temperature);
       before_t[j] = real ? make_float2(x.keep, y.keep) : make_float2(1, 1);
       k[j] = real ? make_float2(x.lose, y.lose) : make_float2(0, 0);
       after_t[j] = make_float2(1, 1);

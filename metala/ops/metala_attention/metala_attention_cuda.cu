@@ -15,6 +15,7 @@
 namespace metala::metala_attention::cuda {
 namespace {
 
+using metala::cuda::Bf16;
 using metala::cuda::from_float;
 using metala::cuda::to_float;
 using metala::cuda::warp_sum;
@@ -143,6 +144,34 @@ __global__ void __launch_bounds__(threads) recurrence(Problem<T> p, bool backwar
   }
 }
 
+// A lane's consecutive elements of a row.
+template <int n>
+struct Share {
+  float at[n];
+};
+
+template <int n>
+struct alignas(2 * n) PackedShare {
+  Bf16 at[n];
+};
+
+template <int n>
+__device__ __forceinline__ Share<n> load_share(const Bf16* from) {
+  const auto packed = *reinterpret_cast<const PackedShare<n>*>(from);
+  Share<n> share;
+#pragma unroll
+  for (int i = 0; i < n; ++i) share.at[i] = to_float(packed.at[i]);
+  return share;
+}
+
+template <int n>
+__device__ __forceinline__ void store_share(const Share<n>& share, Bf16* to) {
+  PackedShare<n> packed;
+#pragma unroll
+  for (int i = 0; i < n; ++i) packed.at[i] = from_float<Bf16>(share.at[i]);
+  *reinterpret_cast<PackedShare<n>*>(to) = packed;
+}
+
 // A warp for each token and head: o holds scale S^T q and becomes silu(z) LayerNorm(c).
 constexpr int warps = 8;
 
@@ -198,6 +227,80 @@ __global__ void __launch_bounds__(32 * warps) local(Problem<T> p, std::int64_t t
     }
     out[at] = from_float<T>(y);
   }
+}
+
+// The same for bf16 with widths that a warp takes in equal shares: lanes load their share of a row
+// at once and keep it.
+template <int key_share, int value_share>
+__global__ void __launch_bounds__(32 * warps)
+    local_in_shares(Problem<Bf16> p, std::int64_t token_heads) {
+  const std::int64_t index =
+      static_cast<std::int64_t>(blockIdx.x) * warps + static_cast<int>(threadIdx.x) / 32;
+  if (index >= token_heads) return;
+  const std::int64_t t = index / p.heads;
+  const int head = static_cast<int>(index % p.heads);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int key = (head * 32 + lane) * key_share;
+  const int value = (head * 32 + lane) * value_share;
+  const Share<value_share> read = load_share<value_share>(p.o.row(t) + value);
+  const Share<value_share> v = load_share<value_share>(p.v.row(t) + value);
+  const Share<value_share> z = load_share<value_share>(p.z.row(t) + value);
+  const Share<key_share> q = load_share<key_share>(p.q.row(t) + key);
+  const Share<key_share> u = load_share<key_share>(p.u.row(t) + key);
+  float score = 0;
+#pragma unroll
+  for (int i = 0; i < key_share; ++i) {
+    score += q.at[i] * fast_gate(u.at[i], p.inverse_temperature).lose * p.aug[key + i];
+  }
+  score = warp_sum(score);
+  Share<value_share> c;
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < value_share; ++i) {
+    c.at[i] = read.at[i] + fast_sigmoid(score * v.at[i]);
+    sum += c.at[i];
+  }
+  if (p.mixed.data != nullptr) store_share(c, p.mixed.row(t) + value);
+  constexpr float share = 1.0f / (32 * value_share);
+  const float mean = warp_sum(sum) * share;
+  float squares = 0;
+#pragma unroll
+  for (int i = 0; i < value_share; ++i) squares += (c.at[i] - mean) * (c.at[i] - mean);
+  const float r = rsqrtf(warp_sum(squares) * share + norm_epsilon);
+#pragma unroll
+  for (int i = 0; i < value_share; ++i) {
+    c.at[i] = (c.at[i] - mean) * r * z.at[i] * fast_sigmoid(z.at[i]);
+  }
+  store_share(c, p.o.row(t) + value);
+}
+
+// Whether local_in_shares was launched: bf16 with everything that the released models have.
+template <class T>
+bool launch_in_shares(const Problem<T>& p, unsigned blocks, std::int64_t token_heads,
+                      cudaStream_t stream) {
+  if constexpr (std::is_same_v<T, Bf16>) {
+    const bool whole =
+        p.u.data != nullptr && p.k.data == nullptr && p.z.data != nullptr && p.aug != nullptr;
+    const auto aligned = [](const auto& r, int share) {
+      const auto bytes = static_cast<std::uintptr_t>(2 * share);
+      return reinterpret_cast<std::uintptr_t>(r.data) % bytes == 0 && r.stride % share == 0;
+    };
+    const int keys = p.key_width / 32;
+    const int values = p.value_width / 32;
+    if (keys == 0 || values == 0) return false;
+    if (!whole || !aligned(p.q, keys) || !aligned(p.u, keys)) return false;
+    if (!aligned(p.o, values) || !aligned(p.v, values) || !aligned(p.z, values)) return false;
+    if (p.mixed.data != nullptr && !aligned(p.mixed, values)) return false;
+    const auto launch = [&]<int key_share, int value_share>() {
+      if (p.key_width != 32 * key_share || p.value_width != 32 * value_share) return false;
+      local_in_shares<key_share, value_share><<<blocks, 32 * warps, 0, stream>>>(p, token_heads);
+      return true;
+    };
+    return launch.template operator()<2, 4>() || launch.template operator()<4, 8>() ||
+           launch.template operator()<1, 1>() || launch.template operator()<2, 2>() ||
+           launch.template operator()<4, 4>();
+  }
+  return false;
 }
 
 template <int rows_of_lane, class T>
@@ -259,7 +362,8 @@ void forward(const Options& options, const Inputs& in, Offsets offsets, Tensor o
     }
     const std::int64_t token_heads = in.q.size(0) * options.heads;
     const auto blocks = static_cast<unsigned>((token_heads + warps - 1) / warps);
-    if (blocks > 0) local<<<blocks, 32 * warps, 0, stream>>>(p, token_heads);
+    if (blocks == 0 || launch_in_shares(p, blocks, token_heads, stream)) return;
+    local<<<blocks, 32 * warps, 0, stream>>>(p, token_heads);
   });
   metala::cuda::check_launch("metala_attention");
 }

@@ -28,8 +28,9 @@ void forward_on_gpu(benchmark::State& state) {
     const Tensor o = Tensor::zeros(p.value_rows(), DType::bf16, gpu);
     const Tensor after = Tensor::zeros(p.state(), DType::f32, gpu);
     const auto token_heads = static_cast<double>(p.tokens() * p.heads);
-    const auto widths = static_cast<double>(p.key_width + p.value_width);
-    harness::time_on_gpu(state, gpu, token_heads * widths * (whole ? 5 : 4), [&] {
+    // q, u, v, o; and z, in 16 bits.
+    const auto elements = static_cast<double>(2 * p.key_width + (whole ? 3 : 2) * p.value_width);
+    harness::time_on_gpu(state, gpu, token_heads * elements * 2, [&] {
       if (whole) return forward(p.options(), moved, mirrored, o, {}, after);
       if constexpr (cuda_built) {
         cuda::forward_in_chunks(p.options(), moved, mirrored, o, after);

@@ -107,6 +107,19 @@ TEST_F(MetalaAttentionOnGpu, Bf16AgreesWithTheReferenceForEveryGate) {
   }
 }
 
+TEST_F(MetalaAttentionOnGpu, Bf16AgreesWithTheReferenceForEveryTemperature) {
+  for (const double temperature : {0.01, 0.3, 1.0, 1000.0}) {
+    for (const auto gates : {GatePattern::normal, GatePattern::remembering}) {
+      expect_agreement({.lengths = {150},
+                        .key_width = 64,
+                        .value_width = 128,
+                        .gates = gates,
+                        .temperature = temperature},
+                       DType::bf16, 1.5e-2, 1e-2);
+    }
+  }
+}
+
 // Long enough to be cut into segments, and with lengths that end within a chunk.
 TEST_F(MetalaAttentionOnGpu, Bf16AgreesWithTheReferenceAcrossSegments) {
   for (const auto gates : {GatePattern::normal, GatePattern::remembering, GatePattern::one_cut}) {
