@@ -174,10 +174,13 @@ std::string Conversation::draw(const Show& show) {
   }
   if (!shown.stopped()) put(shown.flush());
   messages_.push_back({"assistant", text});
-  // An end token that was drawn belongs to the layout of the next turn, which will say it again.
-  if (generator.finish(0) == Finish::end_id) return text;
-  generator.settle();
-  if (whole.flush().empty()) keep(read);
+  // An end token that was drawn is not read: the layout of the next turn will say it again.
+  if (generator.finish(0) != Finish::end_id) generator.settle();
+  if (whole.flush().empty()) {
+    keep(read);
+  } else {
+    rewind(prompt);  // the answer ends within a character: no text says what the state has read
+  }
   return text;
 }
 

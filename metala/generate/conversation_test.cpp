@@ -153,6 +153,46 @@ TEST_F(ConversationTest, ARestoredConversationContinuesIdentically) {
   EXPECT_EQ(again.cost().read, 0);
 }
 
+// An answer that ends with an end token, and one that ends within a character: what is saved is
+// what the text says.
+TEST_F(ConversationTest, ASavedConversationStandsWhereItsTextEnds) {
+  auto c = conversation();
+  c.options.sampling.temperature = 0;
+  const std::string free = c.answer("one", silent_);
+  for (const char last : {free.back(), free[2]}) {
+    auto ended = conversation();
+    ended.options.sampling.temperature = 0;
+    ended.options.end_ids = {last - 'a'};
+    const std::string cut = ended.answer("one", silent_);
+    EXPECT_EQ(cut, free.substr(0, free.find(last)));
+    const std::string file = folder_ / std::string(1, last);
+    ended.save(file);
+    auto restored = conversation();
+    restored.load(file);
+    restored.options = ended.options;
+    EXPECT_TRUE(restored.answer("two", silent_) == ended.answer("two", silent_));
+  }
+}
+
+TEST_F(ConversationTest, AnAnswerThatEndsWithinACharacterIsReadAgain) {
+  const auto bytes = byte_tokenizer();
+  Config config = letter_config();
+  config.vocab_size = bytes->size();
+  const LanguageModel model(config, testing_models::lively_parameters(config, DType::f32));
+  for (std::uint64_t seed = 0; seed < 20; ++seed) {
+    Conversation c(model, *bytes, mark, plain_layout);
+    c.options.max_tokens = 3;  // noise, much of it beginnings of characters
+    c.options.sampling.seed = seed;
+    c.answer("one", silent_);
+    const std::string file = folder_ / "bytes";
+    c.save(file);
+    Conversation restored(model, *bytes, mark, plain_layout);
+    restored.load(file);
+    c.options.sampling.temperature = restored.options.sampling.temperature = 0;
+    EXPECT_TRUE(restored.answer("two", silent_) == c.answer("two", silent_)) << seed;
+  }
+}
+
 TEST_F(ConversationTest, TheStateHasReadExactlyTheLayout) {
   auto c = conversation();
   c.options.sampling.temperature = 0;
