@@ -62,9 +62,11 @@ def write(name, content):
 
 
 def rendered(template, **variables):
-    """The text, or the message of the exception that the template raised."""
+    """The text, or the message that the template raised, or that it does not fit the messages."""
     try:
         return {"text": template.render(**variables)}
+    except (jinja2.exceptions.UndefinedError, TypeError):
+        return {"fails": True}
     except jinja2.exceptions.TemplateError as error:
         return {"refused": str(error)}
 

@@ -7,7 +7,6 @@
 // adding any.
 #pragma once
 
-#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -18,8 +17,8 @@ namespace metala {
 
 struct ChatRequest {
   nlohmann::ordered_json messages = nlohmann::ordered_json::array();  // {"role", "content", ...}
-  nlohmann::ordered_json tools;                                       // an array, or null: none
-  nlohmann::ordered_json documents;                                   // an array, or null: none
+  nlohmann::ordered_json tools = nullptr;                             // a list, or null: none
+  nlohmann::ordered_json documents = nullptr;                         // a list, or null: none
   bool add_generation_prompt = true;  // end with what begins the model's own message
   nlohmann::ordered_json extras = nlohmann::ordered_json::object();  // more names, by name
 };
