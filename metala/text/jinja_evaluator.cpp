@@ -1,5 +1,7 @@
 #include "metala/text/jinja_evaluator.h"
 
+#include <algorithm>
+
 #include "metala/text/jinja_access.h"
 #include "metala/text/jinja_arithmetic.h"
 #include "metala/text/jinja_filters.h"
@@ -371,9 +373,9 @@ Value Evaluator::call_macro(const Callable& callable, Given given) {
     names[macro.parameters[i].first] = std::move(given.positional[i]);
   }
   for (auto& [name, value] : given.named) {
-    const bool known = std::any_of(macro.parameters.begin(), macro.parameters.end(),
-                                   [&](const auto& parameter) { return parameter.first == name; });
-    require(known, "macro {} has no argument {}", macro.name, name);
+    const auto place = std::find_if(macro.parameters.begin(), macro.parameters.end(),
+                                    [&key = name](const auto& p) { return p.first == key; });
+    require(place != macro.parameters.end(), "macro {} has no argument {}", macro.name, name);
     require(names.try_emplace(name, std::move(value)).second,
             "macro {} is given its argument {} twice", macro.name, name);
   }
