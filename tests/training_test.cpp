@@ -229,6 +229,17 @@ TEST_F(Generation, AChatSavedInOneProcessContinuesInAnotherAsIfUndisturbed) {
   EXPECT_EQ(json("-n 3 --load-state " + file)["sequences"].size(), 1u);
 }
 
+TEST_F(Generation, AChatFollowsTheFoldersTemplate) {
+  const std::string folder = *folder_ / "templated";
+  std::filesystem::copy(model_ + "/step-00000010", folder);
+  spill(folder + "/chat_template.jinja",
+        "{{ raise_exception('rendered ' ~ messages[0].content) }}");
+  spill(*folder_ / "script", "hello\n");
+  const std::string input = " < " + (*folder_ / "script");
+  EXPECT_TRUE(refuses(metala("chat " + folder + input), 1, "rendered hello"));
+  EXPECT_EQ(metala("chat " + folder + " --plain -n 3" + input).status, 0);
+}
+
 TEST_F(Generation, AScriptedChatStopsAtItsFirstErrorInOneLine) {
   spill(*folder_ / "script", "/undo\nnever read\n");
   EXPECT_TRUE(refuses(metala("chat " + model_ + " < " + (*folder_ / "script")), 1, "undo"));

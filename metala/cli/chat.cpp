@@ -10,6 +10,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <random>
 #include <sstream>
 #include <string>
@@ -20,6 +21,8 @@
 #include "metala/cli/line_editor.h"
 #include "metala/cli/loaded_model.h"
 #include "metala/generate/conversation.h"
+#include "metala/generate/generation_config.h"
+#include "metala/text/chat_template.h"
 
 namespace metala::cli {
 namespace {
@@ -28,9 +31,10 @@ struct Options {
   std::string folder, device = "cpu";
   std::string system;
   std::string load;
-  GenerationOptions generation;
+  GenerationConfig asked;  // over generation_config.json's
   std::vector<std::string> stops;
   std::int64_t seed = -1;
+  bool plain = false;
   bool quiet = false;
 };
 
@@ -80,15 +84,21 @@ class Chat {
       : options_(options),
         loaded_(load_model(options.folder, {true, options.device})),
         editor_(history_file()) {
+    const auto layout = options.plain ? std::nullopt : load_chat_template(loaded_.folder);
     Conversation conversation(loaded_.model, *loaded_.tokenizer, loaded_.fingerprint(),
-                              plain_layout);
-    conversation.options = options.generation;
+                              layout ? templated(*layout) : plain_layout);
+    conversation.options.max_tokens = 512;
+    conversation.options.sampling.temperature = 0.7;
+    conversation.options.sampling.top_p = 0.9;
     conversation.options.end_ids = loaded_.model.config().eos_token_ids;
+    load_generation_config(loaded_.folder).apply_to(conversation.options);
+    options.asked.apply_to(conversation.options);
+    if (!layout) plain_stops_ = plain_stops();
     conversation.options.sampling.seed =
         options.seed >= 0 ? static_cast<std::uint64_t>(options.seed) : std::random_device{}();
     sample::check(conversation.options.sampling);
     conversation.stops = options.stops;
-    for (const auto& stop : plain_stops()) conversation.stops.push_back(stop);
+    for (const auto& stop : plain_stops_) conversation.stops.push_back(stop);
     if (!options.system.empty()) conversation.set_system(options.system);
     if (!options.load.empty()) conversation.load(options.load);
     conversations_.emplace(current_, std::move(conversation));
@@ -215,7 +225,7 @@ class Chat {
 
   void stop(const std::string& text) {
     if (text.empty()) {
-      here().stops = plain_stops();
+      here().stops = plain_stops_;
     } else {
       here().stops.push_back(text);
     }
@@ -251,8 +261,19 @@ class Chat {
         s.temperature, s.top_k, s.top_p, s.min_p, s.repetition_penalty, s.seed, changed.max_tokens);
   }
 
+  static ChatLayout templated(const ChatTemplate& layout) {
+    return [layout](const std::vector<Message>& messages) {
+      ChatRequest request;
+      for (const auto& m : messages) {
+        request.messages.push_back({{"role", m.role}, {"content", m.text}});
+      }
+      return layout.render(request);
+    };
+  }
+
   const Options& options_;
   LoadedModel loaded_;
+  std::vector<std::string> plain_stops_;  // none where a template says how answers end
   LineEditor editor_;
   std::string current_ = "main";
   std::map<std::string, Conversation> conversations_;
@@ -263,29 +284,27 @@ class Chat {
 void add_chat(CLI::App& app) {
   auto options = std::make_shared<Options>();
   Options& o = *options;
-  o.generation.max_tokens = 512;
-  o.generation.sampling.temperature = 0.7;
-  o.generation.sampling.top_p = 0.9;
   CLI::App* command = app.add_subcommand(
       "chat", "Talk with a model; a turn costs its new tokens only, at any length");
   command->add_option("model", o.folder, "Model folder, or a training run's folder")->required();
   command->add_option("--system", o.system, "System message");
   command->add_option("--load", o.load, "Go on with a conversation that /save wrote");
-  command->add_option("-n,--max-tokens", o.generation.max_tokens, "Tokens of an answer at most")
-      ->capture_default_str()
+  command->footer(
+      "What is not given is taken from the folder's generation_config.json, or else the default.");
+  command->add_option("-n,--max-tokens", o.asked.max_new_tokens, "Tokens of an answer at most")
+      ->default_str("512")
       ->check(positive());
-  auto& sampling = o.generation.sampling;
-  command->add_option("--temperature", sampling.temperature, "0 is greedy")->capture_default_str();
-  command->add_option("--top-k", sampling.top_k, "Keep the k likeliest; 0: all")
-      ->capture_default_str();
-  command->add_option("--top-p", sampling.top_p, "Keep the likeliest that reach probability p")
-      ->capture_default_str();
-  command->add_option("--min-p", sampling.min_p, "Drop below min-p times the likeliest")
-      ->capture_default_str();
+  command->add_option("--temperature", o.asked.temperature, "0 is greedy")->default_str("0.7");
+  command->add_option("--top-k", o.asked.top_k, "Keep the k likeliest; 0: all")->default_str("0");
+  command->add_option("--top-p", o.asked.top_p, "Keep the likeliest that reach probability p")
+      ->default_str("0.9");
+  command->add_option("--min-p", o.asked.min_p, "Drop below min-p times the likeliest")
+      ->default_str("0");
   command
-      ->add_option("--repetition-penalty", sampling.repetition_penalty,
+      ->add_option("--repetition-penalty", o.asked.repetition_penalty,
                    "Above 1: make tokens already present less likely")
-      ->capture_default_str();
+      ->default_str("1");
+  command->add_flag("--plain", o.plain, "Lines of \"User: ...\" even if the folder has a template");
   command->add_option("--stop", o.stops, "End answers before this text; repeatable");
   command->add_option("--seed", o.seed, "Seed of the draws; default: a random one")
       ->check(not_negative());

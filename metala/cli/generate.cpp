@@ -17,6 +17,7 @@
 #include "metala/cli/commands.h"
 #include "metala/cli/loaded_model.h"
 #include "metala/generate/conversation.h"
+#include "metala/generate/generation_config.h"
 #include "metala/generate/generator.h"
 #include "metala/generate/text_stream.h"
 #include "metala/io/file.h"
@@ -32,7 +33,8 @@ struct Options {
   std::vector<std::string> prompts;
   std::vector<std::string> prompt_files;
   std::string prompt_lines;
-  GenerationOptions generation;
+  GenerationConfig asked;  // over generation_config.json's
+  std::int32_t log_probabilities = -1;
   std::vector<std::string> stops;
   bool greedy = false;
   bool ignore_end = false;
@@ -104,6 +106,7 @@ class Generation {
     auto start = Clock::now();
     const auto prompts = read_prompts(options_);
     LoadedModel loaded = load_model(options_.folder, {true, options_.device});
+    file_ = load_generation_config(loaded.folder);
     times_.load = seconds_since(start);
 
     arena_ = Arena(loaded.model.device());
@@ -141,7 +144,7 @@ class Generation {
                      loaded.model.device());
       for (auto& ids : histories) {
         const bool wants_bos = config.add_bos_token || ids.empty();
-        if (wants_bos) ids.insert(ids.begin(), config.bos_token_id);
+        if (wants_bos) ids.insert(ids.begin(), file_.bos_token_id.value_or(config.bos_token_id));
       }
     }
     std::vector<std::int32_t> ids;
@@ -155,13 +158,23 @@ class Generation {
     return histories;
   }
 
-  void draw(const LoadedModel& loaded, std::vector<std::vector<std::int32_t>> histories) {
-    GenerationOptions generation = options_.generation;
+  // The defaults, over them what the model's folder says, over that what was asked for.
+  GenerationOptions generation_options(const Config& config) const {
+    GenerationOptions generation;
+    generation.end_ids = config.eos_token_ids;
+    file_.apply_to(generation);
+    options_.asked.apply_to(generation);
     if (options_.greedy) generation.sampling.temperature = 0;
+    if (options_.ignore_end) generation.end_ids.clear();
+    generation.log_probabilities = options_.log_probabilities;
     generation.sampling.seed =
         options_.seed >= 0 ? static_cast<std::uint64_t>(options_.seed) : std::random_device{}();
+    return generation;
+  }
+
+  void draw(const LoadedModel& loaded, std::vector<std::vector<std::int32_t>> histories) {
+    const GenerationOptions generation = generation_options(loaded.model.config());
     seed_ = generation.sampling.seed;
-    if (!options_.ignore_end) generation.end_ids = loaded.model.config().eos_token_ids;
     const std::size_t count = histories.size();
     for (std::size_t i = 0; i < count; ++i) {
       outputs_.push_back(
@@ -238,7 +251,7 @@ class Generation {
       for (std::size_t i = 0; i < outputs_.size(); ++i) {
         fmt::print("[{}] {}{}\n", i + 1, i < prompts.size() ? prompts[i] : "", outputs_[i].text);
       }
-    } else if (options_.generation.log_probabilities >= 0) {
+    } else if (options_.log_probabilities >= 0) {
       for (const auto& token : outputs_[0].tokens) {
         fmt::print(stderr, "{}\n",
                    token.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
@@ -253,6 +266,7 @@ class Generation {
   }
 
   const Options& options_;
+  GenerationConfig file_;
   Arena arena_;
   State state_;
   std::vector<Output> outputs_;
@@ -272,28 +286,30 @@ void add_generate(CLI::App& app) {
   command->add_option("prompt", o.prompts, "Prompts; - reads one from standard input");
   command->add_option("--prompt-file", o.prompt_files, "A file that is one prompt; repeatable");
   command->add_option("--prompt-lines", o.prompt_lines, "A file with a prompt on each line");
-  command->add_option("-n,--max-tokens", o.generation.max_tokens, "Tokens to draw at most")
-      ->capture_default_str()
+  command->footer(
+      "What is not given is taken from the folder's generation_config.json, or else the default.");
+  const GenerationOptions defaults;
+  command->add_option("-n,--max-tokens", o.asked.max_new_tokens, "Tokens to draw at most")
+      ->default_str(fmt::format("{}", defaults.max_tokens))
       ->check(not_negative());
-  auto& sampling = o.generation.sampling;
   command->add_flag("--greedy", o.greedy, "Always take the likeliest token");
-  command->add_option("--temperature", sampling.temperature, "0 is greedy")->capture_default_str();
-  command->add_option("--top-k", sampling.top_k, "Keep the k likeliest; 0: all")
-      ->capture_default_str();
-  command->add_option("--top-p", sampling.top_p, "Keep the likeliest that reach probability p")
-      ->capture_default_str();
-  command->add_option("--min-p", sampling.min_p, "Drop below min-p times the likeliest")
-      ->capture_default_str();
-  command
-      ->add_option("--repetition-penalty", sampling.repetition_penalty,
-                   "Above 1: make tokens already present less likely")
-      ->capture_default_str();
+  const auto add_sampling = [&](const char* flag, auto& value, auto otherwise, const char* what) {
+    command->add_option(flag, value, what)->default_str(fmt::format("{}", otherwise));
+  };
+  const sample::Options& usual = defaults.sampling;
+  add_sampling("--temperature", o.asked.temperature, usual.temperature, "0 is greedy");
+  add_sampling("--top-k", o.asked.top_k, usual.top_k, "Keep the k likeliest; 0: all");
+  add_sampling("--top-p", o.asked.top_p, usual.top_p,
+               "Keep the likeliest that reach probability p");
+  add_sampling("--min-p", o.asked.min_p, usual.min_p, "Drop below min-p times the likeliest");
+  add_sampling("--repetition-penalty", o.asked.repetition_penalty, usual.repetition_penalty,
+               "Above 1: make tokens already present less likely");
   command->add_option("--stop", o.stops, "Stop before this text; repeatable");
   command->add_flag("--ignore-end", o.ignore_end, "Do not stop at the end-of-text token");
   command->add_option("--seed", o.seed, "Seed of the draw; default: a random one, printed")
       ->check(not_negative());
   command
-      ->add_option("--logprobs", o.generation.log_probabilities,
+      ->add_option("--logprobs", o.log_probabilities,
                    "Report each token's log-probability and the n likeliest")
       ->check(CLI::Range(0, 100));
   command->add_option("--load-state", o.load_state,
