@@ -279,25 +279,19 @@ void forward_quantized(const Tensor& x, const Tensor& weight, const Tensor& bias
   const float* b = bias.defined() ? bias.data<float>() : nullptr;
   float* out = y.data<float>();
   const auto kernel = HWY_DYNAMIC_DISPATCH(dots_with_packed);
-  parallel_chunks(
-      weight.size(0), rows_at_a_time(weight), [&](std::int64_t begin, std::int64_t end) {
-        // The first half of the range goes hand in hand with the second (dots_of_two_rows).
-        const std::int64_t half = (end - begin + 1) / 2;
-        float dots[2][most_rows];
-        for (std::int64_t o = begin; o < begin + half; ++o) {
-          const std::int64_t both[] = {o, std::min(o + half, end - 1)};
-          kernel(row_of(weight, both[0]), row_of(weight, both[1]), weight.dtype(), rounded.data(),
-                 static_cast<std::size_t>(rows), static_cast<std::size_t>(n), dots[0], dots[1]);
-          const int count = o + half < end ? 2 : 1;  // the middle row of an odd range is alone
-          for (int i = 0; i < count; ++i) {
-            for (std::int64_t r = 0; r < rows; ++r) {
-              float& target = out[r * y.stride(0) + both[i]];
-              const float value = steps[r] * dots[i][r] + (b == nullptr ? 0.0f : b[both[i]]);
-              target = accumulate ? target + value : value;
-            }
-          }
-        }
-      });
+  parallel_row_pairs(weight, [&](std::int64_t o, std::int64_t other, int count) {
+    float dots[2][most_rows];
+    kernel(row_of(weight, o), row_of(weight, other), weight.dtype(), rounded.data(),
+           static_cast<std::size_t>(rows), static_cast<std::size_t>(n), dots[0], dots[1]);
+    for (int i = 0; i < count; ++i) {
+      const std::int64_t at = i == 0 ? o : other;
+      for (std::int64_t r = 0; r < rows; ++r) {
+        float& target = out[r * y.stride(0) + at];
+        const float value = steps[r] * dots[i][r] + (b == nullptr ? 0.0f : b[at]);
+        target = accumulate ? target + value : value;
+      }
+    }
+  });
 }
 
 void widen_quantized(const Tensor& from, Tensor to) {

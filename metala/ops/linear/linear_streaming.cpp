@@ -194,26 +194,20 @@ void forward_streaming(const Tensor& x, const Tensor& weight, const Tensor& bias
   const float* in = x.data<float>();
   float* out = y.data<float>();
   const auto kernel = HWY_DYNAMIC_DISPATCH(dots);
-  parallel_chunks(
-      weight.size(0), rows_at_a_time(weight), [&](std::int64_t begin, std::int64_t end) {
-        // The first half of the range goes hand in hand with the second (dots_of_two_rows).
-        const std::int64_t half = (end - begin + 1) / 2;
-        float dots[2][most_rows];
-        for (std::int64_t o = begin; o < begin + half; ++o) {
-          const std::int64_t pair[] = {o, std::min(o + half, end - 1)};
-          kernel(row_of(weight, pair[0]), row_of(weight, pair[1]), weight.dtype(), in,
-                 static_cast<std::size_t>(x.stride(0)), static_cast<std::size_t>(x.size(0)),
-                 static_cast<std::size_t>(x.size(1)), dots[0], dots[1]);
-          const int count = o + half < end ? 2 : 1;  // the middle row of an odd range is alone
-          for (int i = 0; i < count; ++i) {
-            for (std::int64_t n = 0; n < x.size(0); ++n) {
-              float& target = out[n * y.stride(0) + pair[i]];
-              const float value = dots[i][n] + (b == nullptr ? 0.0f : b[pair[i]]);
-              target = accumulate ? target + value : value;
-            }
-          }
-        }
-      });
+  parallel_row_pairs(weight, [&](std::int64_t o, std::int64_t other, int count) {
+    float dots[2][most_rows];
+    kernel(row_of(weight, o), row_of(weight, other), weight.dtype(), in,
+           static_cast<std::size_t>(x.stride(0)), static_cast<std::size_t>(x.size(0)),
+           static_cast<std::size_t>(x.size(1)), dots[0], dots[1]);
+    for (int i = 0; i < count; ++i) {
+      const std::int64_t at = i == 0 ? o : other;
+      for (std::int64_t n = 0; n < x.size(0); ++n) {
+        float& target = out[n * y.stride(0) + at];
+        const float value = dots[i][n] + (b == nullptr ? 0.0f : b[at]);
+        target = accumulate ? target + value : value;
+      }
+    }
+  });
 }
 
 void widen(const Tensor& from, Tensor to) {
