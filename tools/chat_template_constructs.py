@@ -102,6 +102,10 @@ CONSTRUCTS = [
     "{% macro f(a, b=a) %}{{ a }}{{ b }}{% endmacro %}{{ f(1) }}",
     "{% macro f(x) %}{% for i in x %}{{ i }}{{ ',' if not loop.last }}{% endfor %}{% endmacro %}{{ f([1, 2]) + '!' }}",
     "{% macro a() %}{{ b() }}{% endmacro %}{% macro b() %}B{% endmacro %}{{ a() }}{{ a.name }}",
+    "{% macro f(a, b=2, c=3) %}{{ a }}{{ b }}{{ c }} {% endmacro %}{{ f(*[1, 5]) }}{{ f(9, **{'c': 7}) }}{{ f(*'xy', **{'c': 'z'}) }}{{ f(*[1], c=4) }}{{ dict(**plain)|length }}",
+    "{% macro f(x) %}<{{ caller() }}{{ x }}>{% endmacro %}{% call f(1) %}in {{ name }}{% endcall %}",
+    "{% macro f() %}{% for i in [1, 2] %}{{ caller(i, b='y') }}{% endfor %}{% endmacro %}{% call(a, b='x') f() %}{{ a }}{{ b }};{% endcall %}",
+    "{% macro g() %}[{{ caller() }}]{% endmacro %}{% macro f() %}{% set c = caller() %}{% call g() %}{{ c }}!{% endcall %}{% endmacro %}{% for i in [1, 2] %}{% call f() %}\n  {{ i }}\n{% endcall %}{% endfor %}",
     # Arithmetic
     "{{ 1 + 2 * 3 }} {{ (1 + 2) * 3 }} {{ 7 / 2 }} {{ 7 // 2 }} {{ 7 % 3 }} {{ 2 ** 10 }} {{ 2 ** -1 }}",
     "{{ -7 // 2 }} {{ -7 % 3 }} {{ 7 // -2 }} {{ 7 % -3 }} {{ 7.5 // 2 }} {{ -7.5 % 2 }} {{ 6 / 3 }}",

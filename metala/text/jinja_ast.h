@@ -21,6 +21,7 @@ using Body = std::vector<StatementPtr>;
 struct Arguments {
   std::vector<ExpressionPtr> positional;
   std::vector<std::pair<std::string, ExpressionPtr>> named;
+  ExpressionPtr list, dict;  // *list, **dict; absent ones are null
 };
 
 struct Constant {
@@ -129,6 +130,10 @@ struct Macro {
   std::vector<std::pair<std::string, ExpressionPtr>> parameters;  // default may be null
   Body body;
 };
+struct CallBlock {  // the call's macro can print the body, as caller(...)
+  Macro caller;
+  ExpressionPtr call;
+};
 struct FilterBlock {
   ExpressionPtr filter;
   Body body;
@@ -143,7 +148,9 @@ struct LoopJump {
 
 struct Statement {
   int line;
-  std::variant<Text, Output, If, For, Set, SetBlock, Macro, FilterBlock, Scoped, LoopJump> node;
+  std::variant<Text, Output, If, For, Set, SetBlock, Macro, CallBlock, FilterBlock, Scoped,
+               LoopJump>
+      node;
 };
 
 // What a name in a template can be called for, beside macros: a string's or dict's method, or a

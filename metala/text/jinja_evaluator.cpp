@@ -1,6 +1,7 @@
 #include "metala/text/jinja_evaluator.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "metala/text/jinja_access.h"
 #include "metala/text/jinja_arithmetic.h"
@@ -157,12 +158,27 @@ Evaluator::Flow Evaluator::on(const SetBlock& node) {
   return Flow::on;
 }
 
+Value Evaluator::bound(const Macro& macro) const {
+  auto callable = std::make_shared<Callable>();
+  callable->name = macro.name;
+  callable->macro = &macro;
+  callable->defined = scope_;
+  return std::shared_ptr<const Callable>(std::move(callable));
+}
+
 Evaluator::Flow Evaluator::on(const Macro& node) {
-  auto macro = std::make_shared<Callable>();
-  macro->name = node.name;
-  macro->macro = &node;
-  macro->defined = scope_;
-  scope_->names[node.name] = std::shared_ptr<const Callable>(std::move(macro));
+  scope_->names[node.name] = bound(node);
+  return Flow::on;
+}
+
+Evaluator::Flow Evaluator::on(const CallBlock& node) {
+  const int line = line_;
+  const Call& called = std::get<Call>(node.call->node);
+  const Value callee = evaluate(*called.callee);
+  Given given = evaluate(called.arguments);
+  given.named.emplace_back("caller", bound(node.caller));
+  line_ = line;
+  emit(to_text(call(callee, std::move(given)), budget_));
   return Flow::on;
 }
 
@@ -324,6 +340,19 @@ Given Evaluator::evaluate(const Arguments& arguments) {
   for (const auto& [name, argument] : arguments.named) {
     given.named.emplace_back(name, evaluate(*argument));
   }
+  if (arguments.list) {
+    auto items = iterate(evaluate(*arguments.list), budget_);
+    std::move(items.begin(), items.end(), std::back_inserter(given.positional));
+  }
+  if (arguments.dict) {
+    const Value value = evaluate(*arguments.dict);
+    require(value.dict() != nullptr, "** of {}, not of a dict", value.type_name());
+    budget_.items(value.dict()->entries.size());
+    for (const auto& [name, argument] : value.dict()->entries) {
+      require(name.is_string(), "** of a dict with {} as a key", name.type_name());
+      given.named.emplace_back(*name.string(), argument);
+    }
+  }
   return given;
 }
 
@@ -375,7 +404,8 @@ Value Evaluator::call_macro(const Callable& callable, Given given) {
   for (auto& [name, value] : given.named) {
     const auto place = std::find_if(macro.parameters.begin(), macro.parameters.end(),
                                     [&key = name](const auto& p) { return p.first == key; });
-    require(place != macro.parameters.end(), "macro {} has no argument {}", macro.name, name);
+    require(place != macro.parameters.end() || name == "caller", "macro {} has no argument {}",
+            macro.name, name);
     require(names.try_emplace(name, std::move(value)).second,
             "macro {} is given its argument {} twice", macro.name, name);
   }
@@ -385,6 +415,7 @@ Value Evaluator::call_macro(const Callable& callable, Given given) {
                       ? evaluate(*otherwise)
                       : Value::undefined(fmt::format("parameter '{}' was not provided", name));
   }
+  names.try_emplace("caller", Value::undefined("this macro was not called by a call block"));
   return captured(macro.body);
 }
 

@@ -38,10 +38,12 @@ class Evaluator {
   Flow on(const Set& node);
   Flow on(const SetBlock& node);
   Flow on(const Macro& node);
+  Flow on(const CallBlock& node);
   Flow on(const FilterBlock& node);
   Flow on(const Scoped& node);
   Flow on(const LoopJump& node);
 
+  Value bound(const Macro& macro) const;  // a macro as it is seen from here
   void emit(std::string_view text);
   // What the body prints, instead of printing it.
   std::string captured(const Body& body);

@@ -308,12 +308,20 @@ Arguments ExpressionParser::parse_arguments() {
   while (!skip_symbol(")")) {
     if (!std::exchange(first, false)) expect_symbol(",");
     if (skip_symbol(")")) break;
-    if (now().kind == TokenKind::name && ahead().kind == TokenKind::symbol && ahead().text == "=") {
+    if (skip_symbol("**")) {
+      require(!arguments.dict, "line {}: a second ** in a call", now().line);
+      arguments.dict = parse_expression();
+    } else if (skip_symbol("*")) {
+      require(!arguments.list && !arguments.dict, "line {}: a second * in a call", now().line);
+      arguments.list = parse_expression();
+    } else if (now().kind == TokenKind::name && ahead().kind == TokenKind::symbol &&
+               ahead().text == "=") {
       std::string name = take().text;
       take();
       arguments.named.emplace_back(std::move(name), parse_expression());
     } else {
-      require(arguments.named.empty(), "line {}: an argument after a named one", now().line);
+      require(arguments.named.empty() && !arguments.list && !arguments.dict,
+              "line {}: an argument after a named one", now().line);
       arguments.positional.push_back(parse_expression());
     }
   }

@@ -56,6 +56,8 @@ class ExpressionParser {
   // An expression, or several with commas between them.
   ExpressionPtr parse_tuple(bool may_be_conditional = true);
   ExpressionPtr parse_expression();
+  // What may be called, and its call.
+  ExpressionPtr parse_call() { return parse_unary(false); }
   // `|name|name(...)`; the first bar is left out in {% filter name %}.
   ExpressionPtr parse_filters(ExpressionPtr node, bool bar_left_out);
 

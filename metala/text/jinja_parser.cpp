@@ -72,6 +72,7 @@ class Parser : private ExpressionParser {
     if (name == "for") return make(line, parse_for());
     if (name == "set") return parse_set(line);
     if (name == "macro") return make(line, parse_macro());
+    if (name == "call") return make(line, parse_call_block());
     if (name == "with") return make(line, parse_with());
     if (name == "generation") return make(line, Scoped{{}, parse_block("endgeneration")});
     if (name == "filter") {
@@ -84,7 +85,7 @@ class Parser : private ExpressionParser {
       return make(line, LoopJump{name == "break"});
     }
     static const std::set<std::string, std::less<>> others = {
-        "block", "extends", "include", "import", "from", "call", "do", "trans", "autoescape"};
+        "block", "extends", "include", "import", "from", "do", "trans", "autoescape"};
     require(!others.contains(name), "line {}: {{% {} %}} is not supported in chat templates", line,
             name);
     fail("line {}: {{% {} %}} is not expected here", line, name.substr(0, 60));
@@ -142,22 +143,44 @@ class Parser : private ExpressionParser {
   Macro parse_macro() {
     Macro node;
     node.name = expect_name();
+    node.parameters = parse_parameters();
+    node.body = parse_macro_body("endmacro");
+    return node;
+  }
+
+  CallBlock parse_call_block() {
+    CallBlock node;
+    node.caller.name = "caller";
+    if (is_symbol("(")) node.caller.parameters = parse_parameters();
+    node.call = parse_call();
+    require(std::holds_alternative<Call>(node.call->node), "line {}: {{% call %}} needs a call",
+            node.call->line);
+    node.caller.body = parse_macro_body("endcall");
+    return node;
+  }
+
+  std::vector<std::pair<std::string, ExpressionPtr>> parse_parameters() {
+    std::vector<std::pair<std::string, ExpressionPtr>> parameters;
     expect_symbol("(");
     while (!skip_symbol(")")) {
-      if (!node.parameters.empty()) expect_symbol(",");
+      if (!parameters.empty()) expect_symbol(",");
       const int line = now().line;
       std::string name = expect_name();
       ExpressionPtr otherwise;
       if (skip_symbol("=")) otherwise = parse_expression();
-      require(otherwise || node.parameters.empty() || !node.parameters.back().second,
+      require(otherwise || parameters.empty() || !parameters.back().second,
               "line {}: parameter {} without a default after one with a default", line, name);
-      node.parameters.emplace_back(std::move(name), std::move(otherwise));
+      parameters.emplace_back(std::move(name), std::move(otherwise));
     }
-    const int outer_loops = loops_;
-    loops_ = 0;
-    node.body = parse_block("endmacro");
+    return parameters;
+  }
+
+  // Loops around a macro are not its own: it cannot break out of them.
+  Body parse_macro_body(std::string_view end) {
+    const int outer_loops = std::exchange(loops_, 0);
+    Body body = parse_block(end);
     loops_ = outer_loops;
-    return node;
+    return body;
   }
 
   Scoped parse_with() {

@@ -2,7 +2,7 @@
 //
 // The environment is that of the reference: trim_blocks, lstrip_blocks, break and continue, no
 // escaping, a sandbox in which nothing that came in can be changed. Left out are inheritance,
-// includes, call blocks, recursive loops, and filters and tests that no chat template needs.
+// includes, recursive loops, and filters and tests that no chat template needs.
 // Differences: what `map` and `select` give can be gone through twice; upper and lower case know
 // the letters of Latin-1, Latin Extended-A, Greek and Cyrillic.
 #pragma once
