@@ -168,6 +168,7 @@ CONSTRUCTS = [
     "{{ people|rejectattr('role', 'eq', 'user')|list }} {{ people|rejectattr('tags')|map(attribute='name')|join }} {{ people|selectattr('age', 'gt', 30)|map(attribute='age')|sum }} {{ people|selectattr('role', 'in', ['user', 'x'])|list|length }}",
     "{{ numbers|select('odd')|list }} {{ numbers|reject('odd')|list }} {{ [0, 1, '', 'a']|select|list }} {{ numbers|select('gt', 1)|list }} {{ [1, 'a']|select('string')|list }}",
     "{{ 'y' if (words|select('eq', 'zzz')) else 'n' }}{{ 'y' if (words|select('eq', 'zzz')|list) else 'n' }}{{ (people|selectattr('role', 'eq', 'x')|first) is defined }}",
+    "{{ none|map('upper')|list }} {{ none|selectattr('x')|list }} {{ missing|map(attribute='x')|join }} {{ missing in plain }} {{ plain.get(missing) }}",
     "{{ lines|indent }}|{{ lines|indent(2, true) }}|{{ lines|indent(2, blank=true) }}|{{ lines|indent('> ', first=true) }}|{{ 'a\\n'|indent(1) }}|{{ ''|indent(2, true) }}|",
     "{{ '<b>'|safe }}{{ 1|string ~ 2 }}{{ none|string }}{{ [1]|string|length }}{{ '<a href=\"x\">\\'&'|escape }}{{ '<'|e }}",
     "{{ '42'|int }} {{ ' 7 '|int }} {{ 'x'|int }} {{ 'x'|int(5) }} {{ 3.9|int }} {{ '3.9'|int }} {{ -3.9|int }} {{ true|int }} {{ 'ff'|int(base=16) }} {{ '0x1f'|int(0, 16) }} {{ none|int }}",

@@ -69,6 +69,7 @@ Value Evaluator::make_namespace(Given given) {
 
 Value Evaluator::strftime_now(Given given) {
   const Bound arguments("strftime_now", std::move(given), {"format"});
+  (void)arguments.at(0);
   const std::string format = arguments.text(0, "");
   require(format.size() <= 256 && format.find('\0') == std::string::npos,
           "strftime_now: a format longer than 256 bytes, or with a zero byte");

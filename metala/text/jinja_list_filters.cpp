@@ -181,6 +181,7 @@ Value sum(const Value& operand, Given given, Budget& budget) {
 
 // map(attribute="path", default=value) or map("filter", arguments...).
 Value map(const Value& operand, Given given, Budget& budget) {
+  if (!operand.truthy()) return generator({});  // none too
   std::vector<Value> values;
   if (given.positional.empty()) {
     const Bound arguments("map", std::move(given), {"attribute", "default"});
@@ -203,6 +204,7 @@ Value map(const Value& operand, Given given, Budget& budget) {
 // Items, or items with an attribute, that pass a test: select("test", ...), selectattr("path",
 // "test", ...). Without a test: that are true.
 Value selected(const Value& operand, Given given, bool by_attribute, bool wanted, Budget& budget) {
+  if (!operand.truthy()) return generator({});  // none too
   std::optional<Value> path;
   if (by_attribute) {
     require(!given.positional.empty(), "selectattr and rejectattr need an attribute");

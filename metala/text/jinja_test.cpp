@@ -86,6 +86,7 @@ TEST(Jinja, ErrorsNameTheLineAndWhatIsWrong) {
       {"{{ 1 < 'a' }}", "line 1: an integer and a string have no order"},
       {"{{ f() }}", "line 1: 'f' is undefined, so it cannot be called"},
       {"{{ [].append(1) }}", "line 1: a list.append would change it, so it cannot be called"},
+      {"{{ strftime_now() }}", "line 1: strftime_now needs its argument format"},
       {"{{ 1|nope }}", "line 1: there is no filter 'nope'"},
       {"{{ 1 is nope }}", "line 1: there is no test 'nope'"},
       {"{{ 'a'|replace('a') }}", "line 1: replace needs its argument new"},

@@ -26,6 +26,7 @@ std::string key_string(const Value& key) {
     }
     return fmt::format("f{}", *number);
   }
+  if (key.is_undefined()) return "u";
   require(key.is_none(), "{} cannot be a key of a dict", key.type_name());
   return "n";
 }

@@ -97,7 +97,7 @@ struct Sequence {
   int depth;
 };
 
-// In the order of insertion; a key is a string, a number, a bool or none.
+// In the order of insertion; a key is a string, a number, a bool, none or undefined.
 struct Dict {
   Dict() = default;
   Dict(const Dict&) = default;  // the copy's keys are the same strings
