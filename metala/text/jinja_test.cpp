@@ -109,7 +109,7 @@ TEST(Jinja, ErrorsNameTheLineAndWhatIsWrong) {
 
 TEST(Jinja, AMacrosErrorIsReportedWhereItHappensAndItsCallersAfterIt) {
   const std::string macro = "{% macro f() %}\n{{ 1 }}\n{% endmacro %}\n";
-  EXPECT_EQ(error_of(macro + "{{ f() + 1 }}"), "line 4: a string + an integer does not work");
+  EXPECT_EQ(error_of(macro + "{{ 1 + f() }}"), "line 4: an integer + a string does not work");
   EXPECT_EQ(error_of("{% macro f() %}\n{{ none + 1 }}\n{% endmacro %}\n{{ f() }}"),
             "line 2: none + an integer does not work");
 }
