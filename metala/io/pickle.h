@@ -59,6 +59,8 @@ class Pickle {
   static Pickle read(ByteReader& reader);
 
   Id root() const { return root_; }
+  // Ids run from 0 to size() - 1, parts mostly before what holds them.
+  Id size() const { return static_cast<Id>(values_.size()); }
   const Value& operator[](Id id) const { return values_[id]; }
 
   bool is_global(Id id, std::string_view module, std::string_view name) const;

@@ -13,6 +13,7 @@
 #include "metala/base/threads.h"
 #include "metala/io/file.h"
 #include "metala/io/safetensors.h"
+#include "metala/io/tensor_files.h"
 
 namespace metala {
 namespace {

@@ -1,0 +1,33 @@
+// TensorFiles: the tensors of a model folder, in one file or in shards that an index lists.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "metala/io/tensor_source.h"
+
+namespace metala {
+
+// The first of these in the folder: model.safetensors, model.safetensors.index.json,
+// pytorch_model.bin, pytorch_model.bin.index.json. Every shard must hold what the index says, and
+// nothing else. Index: {"weight_map": {tensor name: file name in the same folder}}.
+class TensorFiles : public TensorSource {
+ public:
+  static TensorFiles open(const std::string& folder);
+
+  std::vector<std::string> names() const override;
+  bool contains(const std::string& name) const override { return where_.contains(name); }
+  TensorInfo info(const std::string& name) const override;
+  Tensor tensor(const std::string& name) const override;
+  const std::string& path_of(const std::string& name) const override;
+
+ private:
+  void add_file(std::shared_ptr<const TensorSource> file);
+  void add_index(const std::string& folder, const std::string& path);
+
+  std::map<std::string, std::shared_ptr<const TensorSource>> where_;
+};
+
+}  // namespace metala
