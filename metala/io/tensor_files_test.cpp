@@ -43,5 +43,24 @@ TEST(TensorFiles, ShardsAreReadThroughTheirIndexAndItsLiesAreRefused) {
   refuse(R"({"weight_map":[]})", "weight_map");
 }
 
+TEST(TensorFiles, SafetensorsComeBeforeTorchFilesAndWholeFilesBeforeShards) {
+  const TemporaryFolder folder;
+  const std::string foreign = METALA_SOURCE_DIR "/tests/foreign/";
+  const auto file_used = [&] {
+    const auto files = TensorFiles::open(folder.path());
+    return std::filesystem::path(files.path_of("lm_head.weight")).filename().string();
+  };
+  EXPECT_THROW(file_used(), Error);
+  for (const auto& [from, used] : std::vector<std::pair<std::string, std::string>>{
+           {"torch_sharded", "pytorch_model-00001-of-00002.bin"},
+           {"torch_zip", "pytorch_model.bin"},
+           {"safetensors_sharded", "model-00001-of-00002.safetensors"},
+           {"safetensors", "model.safetensors"}}) {
+    std::filesystem::copy(foreign + from, folder.path(),
+                          std::filesystem::copy_options::overwrite_existing);
+    EXPECT_EQ(file_used(), used);
+  }
+}
+
 }  // namespace
 }  // namespace metala

@@ -2,12 +2,11 @@
 
 #include <gtest/gtest.h>
 
-#include <bit>
-
 #include "metala/base/error.h"
 #include "metala/harness/compare.h"
 #include "metala/harness/temporary_folder.h"
 #include "metala/harness/torch_builder.h"
+#include "metala/io/safetensors.h"
 
 namespace metala {
 namespace {
@@ -197,6 +196,25 @@ TEST(TorchFile, ATypeMayStandBesideAStorageOfBytes) {
                  "has the unknown type torch.int3");
 }
 
+TEST(TorchFile, BytesWithoutATypeOrAWholeElementAreRefused) {
+  const auto tensor = [](const std::string& call, const std::vector<std::string>& view) {
+    std::vector<std::string> id = {pickled("storage"),
+                                   pickled_global("torch.storage", "UntypedStorage"), pickled("0"),
+                                   pickled("cpu"), pickled(24)};
+    id.insert(id.end(), view.begin(), view.end());
+    return pickled_global("torch._utils", call) +
+           pickled_tuple({pickled_tuple(id) + "Q", pickled(0), pickled_counts({2}),
+                          pickled_counts({1}), "\x89", "N", pickled_global("torch", "float32")}) +
+           "R";
+  };
+  const auto file_with = [](const std::string& value) {
+    return torch_zip(pickled_dict({{"w", value}}), {{"0", six}});
+  };
+  expect_refusal(file_with(tensor("_rebuild_tensor_v2", {})), "its storage has no type");
+  const std::string odd = pickled_tuple({pickled("1"), pickled(1), pickled(20)});
+  expect_refusal(file_with(tensor("_rebuild_tensor_v3", {odd})), "starts within an element");
+}
+
 TEST(TorchFile, AnOrderedDictOfPairsOrSetKeysHoldsTensors) {
   const std::string ordered = pickled_global("collections", "OrderedDict");
   const std::string set = ordered + ")R(" + pickled("w") + pickled_tensor({}) + "u" +
@@ -232,6 +250,14 @@ TEST(TorchFile, ATensorMadeByAnUnknownCallIsRefusedByName) {
       "R";
   expect_refusal(torch_zip(pickled_dict({{"w", parameter}}), {}),
                  "w: needs a call of os.system, which is not interpreted");
+}
+
+TEST(TorchFile, WhatIsWrappedMustBeATensor) {
+  const std::string parameter = pickled_global("torch._utils", "_rebuild_parameter") + "N\x85R";
+  expect_refusal(torch_zip(pickled_dict({{"w", parameter}}), {}),
+                 "w: is a plain value, not a tensor");
+  const auto file = opened(one_tensor({}));
+  EXPECT_THROW(file.tensor("absent"), Error);
 }
 
 TEST(TorchFile, AViewBeyondItsStorageIsRefused) {
@@ -334,6 +360,16 @@ TEST(TorchFile, WrappingsBeyondReasonAreRefused) {
     value = pickled_global("torch._utils", "_rebuild_parameter") + value + "\x85R";
   }
   expect_refusal(torch_zip(pickled_dict({{"w", value}}), {{"0", six}}), "is wrapped in more than");
+  std::string call = pickled_tuple({"N"});
+  for (int i = 0; i < 9; ++i) {
+    call =
+        pickled_tuple({pickled_global("torch._tensor", "_rebuild_from_type_v2"), "N", call, "N"});
+  }
+  expect_refusal(
+      torch_zip(pickled_dict(
+                    {{"w", pickled_global("torch._tensor", "_rebuild_from_type_v2") + call + "R"}}),
+                {}),
+      "is wrapped in more than");
   std::string deep = "cm\nn\n";
   for (int i = 0; i < 100'000; ++i) deep += ")R";
   expect_refusal(
@@ -341,6 +377,21 @@ TEST(TorchFile, WrappingsBeyondReasonAreRefused) {
                     {{"w", pickled_global("torch._utils", "_rebuild_parameter") + deep + "\x85R"}}),
                 {}),
       "needs a call of a call");
+}
+
+// tools/foreign_checkpoints.py writes these with PyTorch itself.
+TEST(TorchFile, OddTensorsOfPyTorchItselfAreReadBitForBit) {
+  const std::string folder = METALA_SOURCE_DIR "/tests/foreign/odd/";
+  const auto expected = SafetensorsFile::open(folder + "expected.safetensors");
+  for (const char* name : {"zip.pt", "legacy.pt", "protocol4.pt"}) {
+    const auto file = TorchFile::open(folder + name);
+    EXPECT_EQ(file.names(), expected.names()) << name;
+    for (const auto& tensor : expected.names()) {
+      EXPECT_EQ(file.info(tensor).dtype, expected.info(tensor).dtype) << name << ": " << tensor;
+      EXPECT_TRUE(same_bits(file.tensor(tensor), expected.tensor(tensor)))
+          << name << ": " << tensor;
+    }
+  }
 }
 
 }  // namespace
