@@ -57,7 +57,8 @@ TEST(TensorFiles, SafetensorsComeBeforeTorchFilesAndWholeFilesBeforeShards) {
            {"safetensors_sharded", "model-00001-of-00002.safetensors"},
            {"safetensors", "model.safetensors"}}) {
     std::filesystem::copy(foreign + from, folder.path(),
-                          std::filesystem::copy_options::overwrite_existing);
+                          std::filesystem::copy_options::recursive |
+                              std::filesystem::copy_options::overwrite_existing);
     EXPECT_EQ(file_used(), used);
   }
 }
