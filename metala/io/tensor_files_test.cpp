@@ -41,6 +41,11 @@ TEST(TensorFiles, ShardsAreReadThroughTheirIndexAndItsLiesAreRefused) {
   refuse(R"({"weight_map":{"z":"model-00001-of-00003.safetensors"}})", "is not in");
   refuse(R"({"weight_map":{"a":"absent.safetensors"}})", "cannot open");
   refuse(R"({"weight_map":[]})", "weight_map");
+  refuse(R"({"weight_map":{"a":7}})", "weight_map a is not a file name");
+  write_safetensors(folder / "two.safetensors", {{"a", tensors["a"]}, {"b", tensors["b"]}}, {});
+  refuse(R"({"weight_map":{"a":"two.safetensors"}})",
+         "b is in two.safetensors but not in the index");
+  EXPECT_THROW(files.tensor("absent"), Error);
 }
 
 TEST(TensorFiles, SafetensorsComeBeforeTorchFilesAndWholeFilesBeforeShards) {
