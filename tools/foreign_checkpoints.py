@@ -185,7 +185,7 @@ def write_neox(out, model):
                 torch.save(state, path / f"layer_{index:02d}-model_{rank:02d}-model_states.pt")
 
     path = folder(out, "neox_module")
-    (path / "metala.yml").write_text(NEOX_CONFIG % (1, "non_parametric_layernorm"))
+    (path / "metala.yml").write_text(NEOX_CONFIG % (1, "simplermsnorm"))
     module = collections.OrderedDict()
     for index, layer in neox_layers(model, scaled=False).items():
         for key, tensor in layer.items():

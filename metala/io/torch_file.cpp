@@ -143,15 +143,15 @@ void TorchFile::find_tensors(const std::string& part) {
     }
     require(dictionary != Pickle::absent, "{}: has no entry \"{}\"", path(), part);
   }
-  for (const auto& [key, id] : torch_dictionary(pickle_, dictionary)) {
-    if (is_torch_tensor(pickle_, id)) tensors_.insert_or_assign(std::string(key), id);
-  }
-  if (!tensors_.empty()) return;
+  require(is_torch_dictionary(pickle_, dictionary), "{}: {} is no dictionary of tensors", path(),
+          part.empty() ? "what it holds" : part);
   std::string keys;
   for (const auto& [key, id] : torch_dictionary(pickle_, dictionary)) {
+    if (is_torch_tensor(pickle_, id)) tensors_.insert_or_assign(std::string(key), id);
     if (keys.size() < 80) keys += (keys.empty() ? "" : ", ") + printable(key);
   }
-  fail("{}: holds no tensors by name{}", path(), keys.empty() ? "" : "; its entries: " + keys);
+  require(!tensors_.empty() || keys.empty(), "{}: holds no tensors by name; its entries: {}",
+          path(), keys);
 }
 
 std::vector<std::string> TorchFile::names() const {

@@ -239,6 +239,7 @@ TEST(TorchFile, TheDictionaryUnderAKeyIsReadWhereItIsAskedFor) {
       pickled_dict({{"iteration", "K\7"}, {"module", pickled_dict({{"w", pickled_tensor({})}})}}),
       {{"0", six}});
   EXPECT_TRUE(opened(bytes, "module").contains("w"));
+  EXPECT_THROW(opened(bytes, "iteration"), Error);
   EXPECT_THROW(opened(bytes, "absent"), Error);
   expect_refusal(bytes, "holds no tensors by name; its entries: iteration, module");
 }
@@ -281,6 +282,10 @@ TEST(TorchFile, AViewBeyondItsStorageIsRefused) {
   t = {};
   t.strides = {1};
   expect_refusal(one_tensor(t), "has 2 sizes and 1 strides");
+}
+
+TEST(TorchFile, AnEmptyDictionaryHoldsNoTensors) {
+  EXPECT_TRUE(opened(torch_zip("}", {})).names().empty());
 }
 
 TEST(TorchFile, AnEmptyTensorNeedsNoStorage) {
@@ -351,7 +356,7 @@ TEST(TorchFile, FilesOfOtherKindsAreRefusedForWhatTheyAre) {
   expect_refusal(zip_of({{"a/data.pkl", golden}, {"b/data.pkl", golden}}), "holds both a/data.pkl");
   expect_refusal(zip_of({{"a/data.pkl", golden}, {"a/constants.pkl", golden}}),
                  "is a TorchScript program");
-  expect_refusal(torch_zip("N", {}), "holds no tensors by name");
+  expect_refusal(torch_zip("N", {}), "what it holds is no dictionary of tensors");
 }
 
 TEST(TorchFile, WrappingsBeyondReasonAreRefused) {

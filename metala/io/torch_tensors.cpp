@@ -265,16 +265,20 @@ TorchStorage torch_storage(const Pickle& pickle, Id id, const std::string& what)
   return storage;
 }
 
+bool is_torch_dictionary(const Pickle& pickle, Id id) {
+  const auto& value = pickle[id];
+  return value.kind == Kind::dict ||
+         (value.kind == Kind::call && pickle.is_global(value.callee, "collections", "OrderedDict"));
+}
+
 std::vector<std::pair<std::string_view, Id>> torch_dictionary(const Pickle& pickle, Id id) {
   std::vector<std::pair<std::string_view, Id>> entries;
   const auto& value = pickle[id];
   const auto add = [&](Id key, Id item) {
     if (pickle[key].kind == Kind::string) entries.emplace_back(pickle[key].text, item);
   };
-  const bool ordered =
-      value.kind == Kind::call && pickle.is_global(value.callee, "collections", "OrderedDict");
-  if (value.kind != Kind::dict && !ordered) return entries;
-  if (ordered) {
+  if (!is_torch_dictionary(pickle, id)) return entries;
+  if (value.kind == Kind::call) {
     // Python 2 gives a list of pairs to the call, later versions set them afterwards.
     const auto& given = pickle[value.arguments].items;
     for (const Id pair : given.empty() ? std::vector<Id>{} : pickle[given[0]].items) {

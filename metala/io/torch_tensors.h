@@ -44,7 +44,8 @@ TorchView torch_view(const Pickle&, Pickle::Id, const std::string& what);
 // A storage's persistent id: ('storage', type, key, location, count[, view]).
 TorchStorage torch_storage(const Pickle&, Pickle::Id, const std::string& what);
 
-// Entries with string keys of a dict or OrderedDict, as they come; none for any other value.
+bool is_torch_dictionary(const Pickle&, Pickle::Id);  // a dict or OrderedDict
+// Its entries with string keys, as they come; none for any other value.
 std::vector<std::pair<std::string_view, Pickle::Id>> torch_dictionary(const Pickle&, Pickle::Id);
 
 }  // namespace metala

@@ -7,6 +7,7 @@
 #include "metala/io/tensor_files.h"
 #include "metala/model/checkpoint.h"
 #include "metala/model/language_model.h"
+#include "metala/model/neox.h"
 
 namespace metala {
 namespace {
@@ -41,6 +42,21 @@ TEST_P(ForeignCheckpoint, HoldsTheSameBitsAndPredictsTheSameAsTheSafetensors) {
   EXPECT_TRUE(loaded.notes.empty());
   EXPECT_EQ(fingerprint(loaded.config, loaded.tensors),
             fingerprint(expected.config, expected.tensors));
+}
+
+class NeoxFolder : public testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Folders, NeoxFolder, testing::Values("neox", "neox_tp2", "neox_module"));
+
+TEST_P(NeoxFolder, HoldsTheSameBitsAndPredictsTheSameAsTheSafetensors) {
+  const Checkpoint expected = load_checkpoint(foreign + "safetensors");
+  EXPECT_TRUE(is_neox_folder(foreign + GetParam()));
+  const Checkpoint loaded = load_neox(foreign + GetParam());
+  ASSERT_EQ(loaded.tensors.size(), expected.tensors.size());
+  for (const auto& [name, tensor] : expected.tensors) {
+    EXPECT_TRUE(same_bits(loaded.tensors.at(name), tensor)) << name;
+  }
+  EXPECT_EQ(config_json(loaded.config, ""), config_json(expected.config, ""));
+  EXPECT_TRUE(same_bits(logits_of(loaded), logits_of(expected)));
 }
 
 }  // namespace
