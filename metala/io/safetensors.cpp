@@ -193,32 +193,4 @@ void write_safetensors(const std::string& path, const std::map<std::string, Tens
   });
 }
 
-void write_tensor_files(const std::string& folder, const std::map<std::string, Tensor>& tensors,
-                        std::uint64_t shard_bytes) {
-  std::vector<std::map<std::string, Tensor>> shards(1);
-  std::uint64_t total = 0;
-  std::uint64_t in_shard = 0;
-  for (const auto& [name, tensor] : tensors) {
-    if (!shards.back().empty() && in_shard + tensor.bytes() > shard_bytes) {
-      shards.emplace_back();
-      in_shard = 0;
-    }
-    shards.back().emplace(name, tensor);
-    in_shard += tensor.bytes();
-    total += tensor.bytes();
-  }
-  const std::map<std::string, std::string> metadata = {{"format", "pt"}};
-  if (shards.size() == 1) {
-    return write_safetensors(folder + "/model.safetensors", shards[0], metadata);
-  }
-  nlohmann::ordered_json index;
-  index["metadata"] = {{"total_size", total}};
-  for (std::size_t i = 0; i < shards.size(); ++i) {
-    const std::string file = fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
-    write_safetensors(folder + "/" + file, shards[i], metadata);
-    for (const auto& [name, tensor] : shards[i]) index["weight_map"][name] = file;
-  }
-  write_file_atomically(folder + "/model.safetensors.index.json", index.dump(2) + "\n");
-}
-
 }  // namespace metala

@@ -46,8 +46,4 @@ class SafetensorsFile : public TensorSource {
 void write_safetensors(const std::string& path, const std::map<std::string, Tensor>& tensors,
                        const std::map<std::string, std::string>& metadata);
 
-// model.safetensors, or shards of at most `shard_bytes` of tensors with an index.
-void write_tensor_files(const std::string& folder, const std::map<std::string, Tensor>& tensors,
-                        std::uint64_t shard_bytes);
-
 }  // namespace metala

@@ -8,6 +8,7 @@
 #include "metala/io/json.h"
 #include "metala/io/safetensors.h"
 #include "metala/io/torch_file.h"
+#include "metala/io/torch_writer.h"
 
 namespace metala {
 namespace {
@@ -92,6 +93,38 @@ Tensor TensorFiles::tensor(const std::string& name) const {
 
 const std::string& TensorFiles::path_of(const std::string& name) const {
   return where_.at(name)->path_of(name);
+}
+
+void write_tensor_files(const std::string& folder, const std::map<std::string, Tensor>& tensors,
+                        std::uint64_t shard_bytes, TensorFormat format) {
+  std::vector<std::map<std::string, Tensor>> shards(1);
+  std::uint64_t total = 0;
+  std::uint64_t in_shard = 0;
+  for (const auto& [name, tensor] : tensors) {
+    if (!shards.back().empty() && in_shard + tensor.bytes() > shard_bytes) {
+      shards.emplace_back();
+      in_shard = 0;
+    }
+    shards.back().emplace(name, tensor);
+    in_shard += tensor.bytes();
+    total += tensor.bytes();
+  }
+  const bool torch = format == TensorFormat::torch;
+  const std::string stem = torch ? "pytorch_model" : "model";
+  const std::string ending = torch ? ".bin" : ".safetensors";
+  const auto write = [&](const std::string& file, const std::map<std::string, Tensor>& shard) {
+    const std::string path = folder + "/" + file;
+    return torch ? write_torch(path, shard) : write_safetensors(path, shard, {{"format", "pt"}});
+  };
+  if (shards.size() == 1) return write(stem + ending, shards[0]);
+  nlohmann::ordered_json index;
+  index["metadata"] = {{"total_size", total}};
+  for (std::size_t i = 0; i < shards.size(); ++i) {
+    const std::string file = fmt::format("{}-{:05}-of-{:05}{}", stem, i + 1, shards.size(), ending);
+    write(file, shards[i]);
+    for (const auto& [name, tensor] : shards[i]) index["weight_map"][name] = file;
+  }
+  write_file_atomically(folder + "/" + stem + ending + ".index.json", index.dump(2) + "\n");
 }
 
 }  // namespace metala

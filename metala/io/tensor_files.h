@@ -1,6 +1,7 @@
 // TensorFiles: the tensors of a model folder, in one file or in shards that an index lists.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <string>
@@ -29,5 +30,11 @@ class TensorFiles : public TensorSource {
 
   std::map<std::string, std::shared_ptr<const TensorSource>> where_;
 };
+
+enum class TensorFormat { safetensors, torch };
+
+// The whole file by its name above, or shards of at most `shard_bytes` of tensors with an index.
+void write_tensor_files(const std::string& folder, const std::map<std::string, Tensor>& tensors,
+                        std::uint64_t shard_bytes, TensorFormat format = TensorFormat::safetensors);
 
 }  // namespace metala
