@@ -1,5 +1,6 @@
 #include "metala/model/neox.h"
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <string_view>
@@ -17,24 +18,6 @@ namespace fs = std::filesystem;
 
 constexpr std::size_t largest_config = std::size_t{1} << 20;
 constexpr double our_rms_norm_eps = 1e-6, our_layer_norm_eps = 1e-5;
-
-// GPT-NeoX numbers gate, down and up as 1, 2, 3; the authors' class gate, up and down.
-constexpr std::pair<const char*, const char*> block_names[] = {
-    {"attention.conv1d.weight", "token_mixer.conv1d.weight"},
-    {"attention.q_proj.weight", "token_mixer.q_proj.weight"},
-    {"attention.k_gate.weight", "token_mixer.k_gate.weight"},
-    {"attention.v_proj.weight", "token_mixer.v_proj.weight"},
-    {"attention.g_proj.weight", "token_mixer.g_proj.weight"},
-    {"attention.g_proj.bias", "token_mixer.g_proj.bias"},
-    {"attention.out_proj.weight", "token_mixer.out_proj.weight"},
-    {"attention.aug_balance", "token_mixer.aug_balance"},
-    {"mlp.w1.weight", "channel_mixer.l1.weight"},
-    {"mlp.w3.weight", "channel_mixer.l2.weight"},
-    {"mlp.w2.weight", "channel_mixer.l3.weight"},
-    {"mlp.w1.bias", "channel_mixer.l1.bias"},
-    {"mlp.w3.bias", "channel_mixer.l2.bias"},
-    {"mlp.w2.bias", "channel_mixer.l3.bias"},
-};
 
 // What one norm of the files has; a LayerNorm has both, an RMS norm a scale or nothing.
 struct NeoxNorm {
@@ -76,6 +59,12 @@ Tensor scaled(const Tensor& t, const Tensor& scale, int dimension, const std::st
     values[i] *= factors.data<float>()[i / inner % factors.size(0)];
   }
   return result;
+}
+
+bool all_ones(const Tensor& scale) {
+  const Tensor factors = scale.cast(DType::f32);
+  const float* begin = factors.data<float>();
+  return std::all_of(begin, begin + factors.count(), [](float factor) { return factor == 1; });
 }
 
 class NeoxReader {
@@ -149,13 +138,10 @@ class NeoxReader {
 
   void read_block(std::int64_t i) {
     const std::string block = fmt::format("model.layers.{}.", i);
-    for (const auto& [theirs, ours] : block_names) {
-      const Tensor tensor = taken(i + 2, theirs);
-      const bool optional = std::string_view(theirs).starts_with("mlp.") &&
-                            std::string_view(theirs).ends_with(".bias");
-      if (!tensor.defined() && optional) continue;
-      require(tensor.defined(), "{} is missing", where(i + 2, theirs));
-      result_.tensors.emplace(block + ours, tensor);
+    for (const NeoxName& name : neox_block_names()) {
+      const Tensor tensor = taken(i + 2, name.theirs);
+      require(tensor.defined() || name.optional, "{} is missing", where(i + 2, name.theirs));
+      if (tensor.defined()) result_.tensors.emplace(block + name.ours, tensor);
     }
     norms_.emplace_back(block + "token_norm", take_norm(i + 2, "input_layernorm"));
     norms_.emplace_back(block + "channel_norm", take_norm(i + 2, "post_attention_layernorm"));
@@ -227,9 +213,12 @@ class NeoxReader {
 
   void fold_scales(std::int64_t layers) {
     std::size_t folded = 0;
-    const auto scale_of = [&](std::size_t norm) {
-      if (norms_[norm].second.scale.defined()) ++folded;
-      return norms_[norm].second.scale;
+    // Scales of ones change nothing, and are left out so that no weight becomes f32 for them.
+    const auto scale_of = [&](std::size_t norm) -> Tensor {
+      const Tensor& scale = norms_[norm].second.scale;
+      if (!scale.defined() || all_ones(scale)) return {};
+      ++folded;
+      return scale;
     };
     for (std::int64_t i = 0; i < layers; ++i) {
       const std::string block = fmt::format("model.layers.{}.", i);

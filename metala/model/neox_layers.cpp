@@ -37,6 +37,31 @@ std::optional<std::int64_t> numbered(std::string_view& text, std::string_view wo
   return number;
 }
 
+constexpr NeoxName block_names[] = {
+    {"attention.conv1d.weight", "token_mixer.conv1d.weight", NeoxSplit::replicated},
+    {"attention.q_proj.weight", "token_mixer.q_proj.weight", NeoxSplit::rows},
+    {"attention.k_gate.weight", "token_mixer.k_gate.weight", NeoxSplit::rows},
+    {"attention.v_proj.weight", "token_mixer.v_proj.weight", NeoxSplit::rows},
+    {"attention.g_proj.weight", "token_mixer.g_proj.weight", NeoxSplit::rows},
+    {"attention.g_proj.bias", "token_mixer.g_proj.bias", NeoxSplit::rows},
+    {"attention.out_proj.weight", "token_mixer.out_proj.weight", NeoxSplit::columns},
+    {"attention.aug_balance", "token_mixer.aug_balance", NeoxSplit::replicated},
+    {"mlp.w1.weight", "channel_mixer.l1.weight", NeoxSplit::rows},
+    {"mlp.w3.weight", "channel_mixer.l2.weight", NeoxSplit::rows},
+    {"mlp.w2.weight", "channel_mixer.l3.weight", NeoxSplit::columns},
+    {"mlp.w1.bias", "channel_mixer.l1.bias", NeoxSplit::rows, true},
+    {"mlp.w3.bias", "channel_mixer.l2.bias", NeoxSplit::rows, true},
+    {"mlp.w2.bias", "channel_mixer.l3.bias", NeoxSplit::replicated, true},
+};
+
+NeoxSplit split_of(const std::string& name) {
+  for (const NeoxName& known : block_names) {
+    if (name == known.theirs) return known.split;
+  }
+  const bool matrix = name == "word_embeddings.weight" || name == "final_linear.weight";
+  return matrix ? NeoxSplit::rows : NeoxSplit::replicated;
+}
+
 struct FileName {
   std::int64_t layer = 0, part = 0;
 };
@@ -122,7 +147,7 @@ Tensor joined(const std::string& name, const Parts& parts, std::int64_t count) {
             first.shape().text(), name_of(part.dtype()), part.shape().text());
   }
   if (count == 1) return first;
-  const NeoxSplit split = neox_split(name);
+  const NeoxSplit split = split_of(name);
   const int rank = split == NeoxSplit::columns ? 2 : 1;
   require(split == NeoxSplit::replicated || first.rank() >= rank,
           "{}: is {}; its parts cannot be joined", parts.what, first.shape().text());
@@ -149,15 +174,8 @@ void add_module(std::map<std::int64_t, PartsByName>& layers, const TorchFile& fi
 
 }  // namespace
 
-NeoxSplit neox_split(const std::string& name) {
-  for (const char* rows :
-       {"word_embeddings.weight", "final_linear.weight", "attention.q_proj.weight",
-        "attention.k_gate.weight", "attention.v_proj.weight", "attention.g_proj.weight",
-        "attention.g_proj.bias", "mlp.w1.weight", "mlp.w3.weight", "mlp.w1.bias", "mlp.w3.bias"}) {
-    if (name == rows) return NeoxSplit::rows;
-  }
-  if (name == "attention.out_proj.weight" || name == "mlp.w2.weight") return NeoxSplit::columns;
-  return NeoxSplit::replicated;
+std::span<const NeoxName> neox_block_names() {
+  return block_names;
 }
 
 bool is_neox_folder(const std::string& folder) {

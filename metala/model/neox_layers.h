@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <span>
 #include <string>
 
 #include "metala/base/tensor.h"
@@ -17,9 +18,17 @@ struct NeoxLayers {
   std::int64_t parts = 1;                    // of tensor parallelism, now joined
 };
 
-// How the parts of a tensor make the whole.
+// A tensor of a block: GPT-NeoX's name, the authors' class's, and how parallel parts make the
+// whole. GPT-NeoX numbers the channel mixer's gate, down and up as 1, 2, 3; the class gate, up and
+// down.
 enum class NeoxSplit { rows, columns, replicated };
-NeoxSplit neox_split(const std::string& name);
+struct NeoxName {
+  const char* theirs;
+  const char* ours;
+  NeoxSplit split;
+  bool optional = false;
+};
+std::span<const NeoxName> neox_block_names();
 
 bool is_neox_folder(const std::string& folder);
 
