@@ -23,29 +23,6 @@ int bits_of(const std::string& dtype) {
   return found == bits.end() ? 0 : found->second;
 }
 
-std::string word_for(DType type) {
-  switch (type) {
-    case DType::f32:
-      return "F32";
-    case DType::f64:
-      return "F64";
-    case DType::bf16:
-      return "BF16";
-    case DType::f16:
-      return "F16";
-    case DType::i32:
-      return "I32";
-    case DType::i64:
-      return "I64";
-    case DType::u8:
-      return "U8";
-    case DType::q8:
-    case DType::q4:
-      break;
-  }
-  fail("safetensors: has no type for {}", name_of(type));
-}
-
 std::uint64_t unsigned_number(const nlohmann::json& value, const std::string& what) {
   require(value.is_number_unsigned(), "{} is {}; wanted a number of 0 or more", what,
           value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).substr(0, 60));
@@ -118,7 +95,7 @@ std::string header_of(const std::vector<std::pair<std::string, Tensor>>& order,
   std::uint64_t at = 0;
   for (const auto& [name, tensor] : order) {
     const std::vector<std::int64_t> shape(tensor.shape().begin(), tensor.shape().end());
-    header[name] = {{"dtype", word_for(tensor.dtype())},
+    header[name] = {{"dtype", safetensors_word(tensor.dtype())},
                     {"shape", shape},
                     {"data_offsets", {at, at + tensor.bytes()}}};
     at += tensor.bytes();

@@ -7,6 +7,29 @@
 
 namespace metala {
 
+std::string safetensors_word(DType type) {
+  switch (type) {
+    case DType::f32:
+      return "F32";
+    case DType::f64:
+      return "F64";
+    case DType::bf16:
+      return "BF16";
+    case DType::f16:
+      return "F16";
+    case DType::i32:
+      return "I32";
+    case DType::i64:
+      return "I64";
+    case DType::u8:
+      return "U8";
+    case DType::q8:
+    case DType::q4:
+      break;
+  }
+  fail("safetensors: has no type for {}", name_of(type));
+}
+
 DType representable_type(const TensorInfo& info, const std::string& what) {
   static const std::map<std::string, DType> types = {
       {"F32", DType::f32}, {"F64", DType::f64}, {"BF16", DType::bf16}, {"F16", DType::f16},

@@ -31,6 +31,9 @@ class TensorSource {
   virtual const std::string& path_of(const std::string& name) const = 0;
 };
 
+// The word for a type; Error for types in blocks, which no such file has.
+std::string safetensors_word(DType);
+
 // What tensor() does in every source, once the bytes are found. `what` is "FILE: NAME".
 DType representable_type(const TensorInfo&, const std::string& what);
 Shape representable_shape(const TensorInfo&, const std::string& what);

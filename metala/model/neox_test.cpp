@@ -9,7 +9,7 @@
 #include "metala/harness/compare.h"
 #include "metala/harness/random_tensor.h"
 #include "metala/harness/temporary_folder.h"
-#include "metala/harness/test_models.h"
+#include "metala/harness/torch_builder.h"
 #include "metala/io/torch_file.h"
 #include "metala/io/torch_writer.h"
 #include "metala/model/neox_config.h"
@@ -49,6 +49,16 @@ Layer random_tensors(const Config& config) {
   return tensors;
 }
 
+void expect_refusal_of(const std::string& path, const std::string& reason,
+                       const NeoxOptions& options = {}) {
+  try {
+    load_neox(path, options);
+    ADD_FAILURE() << "loaded, wanted: " << reason;
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find(reason), std::string::npos) << error.what();
+  }
+}
+
 // A saved model whose files tests change.
 class Saved {
  public:
@@ -74,12 +84,7 @@ class Saved {
   }
 
   void expect_refusal(const std::string& reason, const NeoxOptions& options = {}) const {
-    try {
-      load(options);
-      ADD_FAILURE() << "loaded, wanted: " << reason;
-    } catch (const Error& error) {
-      EXPECT_NE(std::string(error.what()).find(reason), std::string::npos) << error.what();
-    }
+    expect_refusal_of(folder.path(), reason, options);
   }
 
   TemporaryFolder folder;
@@ -296,12 +301,7 @@ TEST(Neox, PartsOfTensorParallelismMustFitTogether) {
     layer.erase(name);
     if (tensor.defined()) layer.emplace(name, tensor);
     write_torch(path, layer);
-    try {
-      load_neox(folder.path());
-      ADD_FAILURE() << "loaded, wanted: " << reason;
-    } catch (const Error& error) {
-      EXPECT_NE(std::string(error.what()).find(reason), std::string::npos) << error.what();
-    }
+    expect_refusal_of(folder.path(), reason);
   };
   refused("mlp.w1.weight", {}, "mlp.w1.weight: is in 1 of 2 parts");
   refused("extra", eight, "extra: is not in the part before");
@@ -326,10 +326,27 @@ TEST(Neox, OtherFoldersAreNotTakenForGptNeox) {
   }
   EXPECT_FALSE(is_neox_folder(folder.path()));
   EXPECT_FALSE(is_neox_folder(folder / "absent"));
-  EXPECT_THROW(load_neox(folder.path()), Error);
+  expect_refusal_of(
+      folder.path(),
+      "holds neither layer_XX-model_YY-model_states.pt nor mp_rank_YY_model_states.pt");
   write_torch(folder / "mp_rank_00_model_states.pt", {{"w", eight}});
   EXPECT_TRUE(is_neox_folder(folder.path()));
-  EXPECT_THROW(load_neox(folder.path()), Error);
+  expect_refusal_of(folder.path(), "has no entry \"module\"");
+  for (const char* name :
+       {"w", "sequential.x.w", "sequential.0", "sequential.0.", "sequential.0w"}) {
+    folder.spill("mp_rank_00_model_states.pt",
+                 torch_zip(pickled_dict({{"module", pickled_dict({{name, pickled_tensor({})}})}}),
+                           {{"0", std::string(24, '\0')}}));
+    expect_refusal_of(folder.path(), "is not named sequential.LAYER.NAME");
+  }
+}
+
+TEST(Neox, PartsThatAreNoMatricesCannotBeJoined) {
+  const TemporaryFolder folder;
+  for (int part : {0, 1}) {
+    write_torch(folder / layer_file(2, part), {{"mlp.w2.weight", eight}});
+  }
+  expect_refusal_of(folder.path(), "its parts cannot be joined");
 }
 
 TEST(Neox, ModelsThatGptNeoxDoesNotHaveAreNotWritten) {
@@ -351,7 +368,11 @@ TEST(Neox, ModelsThatGptNeoxDoesNotHaveAreNotWritten) {
   refused([](Config& c) { c.scale_embedding = true; });
   const TemporaryFolder folder;
   EXPECT_THROW(save_neox(folder / "out", tiny(), {}), Error);
-  EXPECT_THROW(save_neox(folder / "out", tiny(), random_tensors(tiny()), DType::q8), Error);
+  const auto tensors = random_tensors(tiny());
+  EXPECT_THROW(save_neox(folder / "out", tiny(), tensors, DType::i64), Error);
+  EXPECT_FALSE(std::filesystem::exists(folder / "out"));
+  folder.spill("file", "");
+  EXPECT_THROW(save_neox(folder / "file/out", tiny(), tensors), Error);
 }
 
 TEST(NeoxConfig, KeysAreReadWithDashesOrUnderscores) {
