@@ -46,6 +46,22 @@ TEST(Convert, OptionsSayWhatAGptNeoxFolderLeavesOpen) {
   EXPECT_NE(o.err.find("silu is assumed"), std::string::npos) << o.err;
 }
 
+TEST(Convert, TiedEmbeddingsStayTiedThroughGptNeox) {
+  const Folder folder;
+  const std::string tied = METALA_SOURCE_DIR "/tests/golden/tied ";
+  ASSERT_EQ(metala("convert --dtype f32 --to neox " + tied + (folder / "there")).status, 0);
+  const Outcome o = metala("convert --dtype f32 " + (folder / "there ") + (folder / "back"));
+  ASSERT_EQ(o.status, 0) << o.err;
+  EXPECT_NE(slurp(folder / "back/config.json").find("\"tie_word_embeddings\": true"),
+            std::string::npos);
+  std::filesystem::remove(folder / "there/metala.yml");
+  EXPECT_TRUE(refuses(metala("convert --heads 2 " + (folder / "there ") + (folder / "again")), 1,
+                      "or by --tied"));
+  EXPECT_EQ(metala("convert --heads 2 --tied " + (folder / "there ") + (folder / "again")).status,
+            0);
+  EXPECT_EQ(metala("convert --tied --untied a b").status, 2);
+}
+
 TEST(Inspect, ListsConfigurationTensorsAndTotals) {
   for (const auto& [name, tensors] : std::vector<std::pair<std::string, std::size_t>>{
            {"safetensors", 24}, {"torch_zip", 24}, {"torch_sharded", 24}, {"neox_tp2", 29}}) {
@@ -82,6 +98,11 @@ TEST(Inspect, AModelThatCannotBeUsedIsListedAndFails) {
   ASSERT_EQ(report["problems"].size(), 1u);
   EXPECT_NE(report["problems"][0].get<std::string>().find("config.json says [25, 16]"),
             std::string::npos);
+  std::filesystem::copy_file(METALA_SOURCE_DIR "/models/debian-en/tokenizer.model",
+                             folder / "in/tokenizer.model");
+  const Outcome with_tokenizer = metala("inspect " + (folder / "in"));
+  EXPECT_NE(with_tokenizer.out.find("tokenizer: SentencePiece"), std::string::npos);
+  EXPECT_NE(with_tokenizer.out.find("problem: "), std::string::npos);
 }
 
 }  // namespace

@@ -110,8 +110,9 @@ void find_tokenizer(const std::string& folder, Report& report) {
   try {
     const auto tokenizer = open_tokenizer(folder);
     report.tokenizer = tokenizer->description();
-    const auto vocabulary = report.config.value("vocab_size", std::int64_t{0});
-    if (!report.config.is_null() && tokenizer->size() > vocabulary) {
+    if (report.config.is_null()) return;
+    const auto vocabulary = report.config["vocab_size"].get<std::int64_t>();
+    if (tokenizer->size() > vocabulary) {
       report.problems.push_back(
           fmt::format("the tokenizer has {} ids, the model {}", tokenizer->size(), vocabulary));
     }

@@ -13,8 +13,13 @@ inline void add_neox(CLI::App* command, NeoxOptions& neox) {
                       "The YAML of a GPT-NeoX folder; else the only one in it");
   command->add_option("--heads", neox.heads, "Heads of a GPT-NeoX folder without a YAML")
       ->check(positive());
-  command->add_flag("--tied,!--untied", neox.tied,
-                    "Whether a GPT-NeoX folder without a YAML ties its embeddings");
+  CLI::Option* tied = command->add_flag_callback(
+      "--tied", [&neox] { neox.tied = true; },
+      "A GPT-NeoX folder without a YAML ties its embeddings");
+  command
+      ->add_flag_callback(
+          "--untied", [&neox] { neox.tied = false; }, "It does not tie them")
+      ->excludes(tied);
 }
 
 }  // namespace metala::cli
