@@ -194,10 +194,16 @@ class NeoxReader {
     } else {
       fold_scales(layers);
     }
-    const double theirs = layer_norm_ ? config_.layernorm_epsilon.value_or(1e-5)
-                                      : config_.rms_norm_epsilon.value_or(1e-8);
+    compare_epsilon();
+  }
+
+  void compare_epsilon() {
+    const auto& given = layer_norm_ ? config_.layernorm_epsilon : config_.rms_norm_epsilon;
+    const double theirs = given.value_or(layer_norm_ ? 1e-5 : 1e-8);
     const double ours = layer_norm_ ? our_layer_norm_eps : our_rms_norm_eps;
-    if (theirs != ours) note("its norms were trained with epsilon {}; here it is {}", theirs, ours);
+    if (theirs == ours) return;
+    note("its norms were trained with epsilon {}{}; here it is {}", theirs,
+         given ? "" : " (GPT-NeoX's default)", ours);
   }
 
   void keep_layer_norms() {

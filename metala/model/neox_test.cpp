@@ -219,7 +219,7 @@ TEST(Neox, HeadsComeFromTheYamlOrTheCaller) {
   EXPECT_EQ(loaded.config.heads, 4);
   EXPECT_EQ(loaded.config.attention_scale, 1);
   EXPECT_TRUE(noted(loaded, "silu is assumed"));
-  EXPECT_TRUE(noted(loaded, "trained with epsilon 1e-08; here it is 1e-06"));
+  EXPECT_TRUE(noted(loaded, "trained with epsilon 1e-08 (GPT-NeoX's default); here it is 1e-06"));
   std::filesystem::copy(saved.folder / "metala.yml", saved.folder / "other.yaml");
   saved.expect_refusal("name one with --neox-config");
 }
