@@ -49,8 +49,8 @@ class Pickle {
     Id state = absent;  // what __setstate__ of a call's object would be given
   };
 
-  static constexpr std::size_t most_values = std::size_t{1} << 22;
-  static constexpr std::size_t most_memos = std::size_t{1} << 22;
+  static constexpr std::size_t most_values = std::size_t{1} << 20;
+  static constexpr std::size_t most_memos = std::size_t{1} << 20;
   static constexpr std::size_t longest_global = 1024;  // bytes of a module's or a global's name
 
   // Reads one pickle, through its STOP, and leaves the reader behind it. The bytes must outlive the

@@ -1,6 +1,6 @@
 #include "metala/io/torch_writer.h"
 
-#include <algorithm>
+#include <cassert>
 #include <cstdint>
 #include <filesystem>
 #include <limits>
@@ -45,8 +45,7 @@ class PickleWriter {
 
   void opcode(char c) { bytes_ += c; }
   void text(const std::string& text) {
-    require(text.size() <= std::numeric_limits<std::uint32_t>::max(), "torch: a name has {} bytes",
-            text.size());
+    assert(text.size() <= std::numeric_limits<std::uint32_t>::max());
     opcode('X');
     number(static_cast<std::uint32_t>(text.size()));
     bytes_ += text;

@@ -1,10 +1,8 @@
 #include "metala/io/zip_writer.h"
 
 #include <array>
+#include <cassert>
 #include <cstring>
-#include <string_view>
-
-#include "metala/base/error.h"
 
 namespace metala {
 namespace {
@@ -67,7 +65,7 @@ void ZipWriter::write(const std::string& bytes) {
 }
 
 void ZipWriter::add(const std::string& name, std::span<const std::byte> contents) {
-  require(name.size() < short_see_zip64, "zip: the name of an entry has {} bytes", name.size());
+  assert(name.size() < short_see_zip64);
   const Entry entry{name, at_, contents.size(), crc32(contents)};
   constexpr std::uint16_t zip64_bytes = 16;
   const std::uint64_t unpadded = at_ + 30 + name.size() + 4 + zip64_bytes + 4;
