@@ -3,6 +3,7 @@
 #include "metala/base/profile.h"
 #include "metala/base/threads.h"
 #include "metala/device/cuda/matrix_product_cuda.h"
+#include "metala/device/mirror.h"
 #include "metala/ops/embedding/embedding.h"
 #include "metala/ops/layer_norm/layer_norm.h"
 #include "metala/ops/linear/linear.h"
@@ -209,12 +210,31 @@ Variable metala_attention(Tape& tape, const metala_attention::Options& options,
   return o;
 }
 
-cross_entropy::Result cross_entropy(Tape& tape, const Variable& x, const Variable& weight,
-                                    std::span<const std::int32_t> labels, double scale) {
+void cross_entropy(Tape& tape, const Variable& x, const Variable& weight, Ids given, double scale,
+                   const Tensor& sums) {
   const profile::Scope scope("cross entropy");
-  if (!tape.recording()) return cross_entropy::forward(x.value(), weight.value(), labels);
-  return cross_entropy::forward_backward(x.value(), weight.value(), labels, scale, x.gradient(),
-                                         weight.gradient());
+  const Ids labels = mirrored(tape.arena(), given);
+  if (!tape.recording()) return cross_entropy::forward(x.value(), weight.value(), labels, sums);
+  cross_entropy::forward_backward(x.value(), weight.value(), labels, scale, x.gradient(),
+                                  weight.gradient(), sums);
+}
+
+Variable scoped(Tape& tape, const Variable& x,
+                const std::function<Variable(Tape&, const Variable&)>& f) {
+  if (!tape.recording()) {
+    const ArenaScope scope(tape.arena());  // the result lies in x
+    return f(tape, x);
+  }
+  const auto mark = std::make_shared<Arena::Mark>();
+  tape.record([=, &arena = tape.arena()] { arena.rewind(*mark); });  // played last
+  const Variable y = f(tape, x);
+  tape.record([=, &arena = tape.arena()] {  // played first
+    // Both gradients must outlive the scope, so they are asked for before it.
+    y.gradient();
+    x.gradient();
+    *mark = arena.mark();
+  });
+  return y;
 }
 
 Variable recomputed(Tape& tape, const Variable& x,

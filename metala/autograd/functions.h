@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <span>
 
 #include "metala/autograd/tape.h"
 #include "metala/base/ragged.h"
@@ -51,10 +50,15 @@ struct AttentionInputs {
 Variable metala_attention(Tape&, const metala_attention::Options&, const AttentionInputs&,
                           Offsets offsets, const Carried&);
 
-// The summed loss. On a recording tape the gradients of `scale` * loss with respect to x and weight
-// are computed at once and this must be the last function: backward() starts from it.
-cross_entropy::Result cross_entropy(Tape&, const Variable& x, const Variable& weight,
-                                    std::span<const std::int32_t> labels, double scale);
+// Adds the loss to `sums` (cross_entropy.h). On a recording tape the gradients of `scale` * loss
+// with respect to x and weight are computed at once and this must be the last function: backward()
+// starts from it.
+void cross_entropy(Tape&, const Variable& x, const Variable& weight, Ids labels, double scale,
+                   const Tensor& sums);
+
+// f(x), whose gradients in between are given back to the arena as soon as the backward pass has
+// gone through f: a pass through all layers needs the gradients of one.
+Variable scoped(Tape&, const Variable& x, const std::function<Variable(Tape&, const Variable&)>& f);
 
 // f(x) without keeping what f computes in between: the backward pass runs f again. f must give the
 // same values each time and, on a computing tape, return x's own memory (as blocks that end in

@@ -10,10 +10,13 @@ Variable Variable::constant(Tensor value) {
 }
 
 Variable Variable::leaf(Tensor value, Tensor gradient) {
-  require(
-      gradient.defined() && gradient.shape() == value.shape() && gradient.dtype() == value.dtype(),
-      "autograd: the gradient of a leaf {} {} must have its shape and type", name_of(value.dtype()),
-      value.shape().text());
+  const bool fits =
+      gradient.defined() && gradient.shape() == value.shape() &&
+      (gradient.dtype() == value.dtype() || gradient.dtype() == accumulation_type(value.dtype()));
+  require(fits,
+          "autograd: the gradient of a leaf {} {} must have its shape, and its type or the type "
+          "that its sums have",
+          name_of(value.dtype()), value.shape().text());
   Variable v = constant(std::move(value));
   v.node_->gradient = std::move(gradient);
   v.node_->needs_gradient = true;

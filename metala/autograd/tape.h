@@ -25,7 +25,8 @@ class Variable {
 
   // A value nobody differentiates.
   static Variable constant(Tensor value);
-  // A leaf, such as a parameter: gradients are added to `gradient`, which the caller owns.
+  // A leaf, such as a parameter: gradients are added to `gradient`, which the caller owns, of the
+  // value's type or wider (accumulation_type).
   static Variable leaf(Tensor value, Tensor gradient);
 
   bool defined() const { return node_ != nullptr; }

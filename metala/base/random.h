@@ -10,14 +10,17 @@
 #include <numbers>
 #include <string_view>
 
+#include "metala/base/host_device.h"
+
 namespace metala {
 
 class Philox {
  public:
-  explicit Philox(std::uint64_t seed, std::uint64_t stream = 0) : seed_(seed), stream_(stream) {}
+  METALA_HOST_DEVICE explicit Philox(std::uint64_t seed, std::uint64_t stream = 0)
+      : seed_(seed), stream_(stream) {}
 
   // Four independent 32-bit numbers for counter i.
-  std::array<std::uint32_t, 4> block(std::uint64_t i) const {
+  METALA_HOST_DEVICE std::array<std::uint32_t, 4> block(std::uint64_t i) const {
     std::array<std::uint32_t, 4> c = {
         static_cast<std::uint32_t>(i), static_cast<std::uint32_t>(i >> 32),
         static_cast<std::uint32_t>(stream_), static_cast<std::uint32_t>(stream_ >> 32)};

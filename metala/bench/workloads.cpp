@@ -10,7 +10,7 @@
 #include "metala/bench/machine_limits.h"
 #include "metala/model/checkpoint.h"
 #include "metala/model/language_model.h"
-#include "metala/ops/adamw/adamw.h"
+#include "metala/train/trainer.h"
 
 namespace metala::bench {
 namespace {
@@ -32,9 +32,10 @@ std::vector<std::int32_t> random_ids(std::int64_t count, const Config& config) {
 }
 
 // Random weights, stored as generation would find them in a file of that type.
-Parameters random_parameters(const Config& config, DType weights) {
+Parameters random_parameters(const Config& config, DType weights, Device device = {}) {
   const Parameters p = Parameters::initialized(config, Initialization::normal, 1);
   std::map<std::string, Tensor> stored;
+  if (device.is_cuda()) return p.on(device, weights);
   for (const auto& spec : expected_tensors(config)) {
     const Tensor& t = p.tensors().at(spec.name);
     const DType type = stored_type(spec, weights);
@@ -48,6 +49,23 @@ std::vector<std::int64_t> even_offsets(std::int64_t sequences, std::int64_t leng
   for (std::int64_t b = 0; b <= sequences; ++b) offsets.push_back(b * length);
   return offsets;
 }
+
+// The same random tokens at every step, each labelled with the next.
+class RandomTask : public TrainingTask {
+ public:
+  RandomTask(const Config& config, std::int64_t sequences, std::int64_t length) {
+    batch_.ids = random_ids(sequences * length, config);
+    batch_.labels = batch_.ids;
+    std::rotate(batch_.labels.begin(), batch_.labels.begin() + 1, batch_.labels.end());
+    batch_.offsets = even_offsets(sequences, length);
+  }
+  LabelledBatch training_batch(std::int64_t) const override { return batch_; }
+  std::int64_t validation_batches() const override { return 0; }
+  LabelledBatch validation_batch(std::int64_t) const override { return batch_; }
+
+ private:
+  LabelledBatch batch_;
+};
 
 // Runs `pass` once to warm up, then timed and profiled.
 ComputeResult measure(std::int64_t tokens, std::int64_t repetitions, const Between& between,
@@ -107,10 +125,10 @@ Config config_374m() {
   return c;
 }
 
-DecodeResult decode(const Config& config, DType weights, std::int64_t batch, std::int64_t context,
+DecodeResult decode(const Config& config, Place place, std::int64_t batch, std::int64_t context,
                     std::int64_t steps,
                     const std::function<void(const std::vector<Tensor>&)>& between) {
-  const Parameters parameters = random_parameters(config, weights);
+  const Parameters parameters = random_parameters(config, place.weights, place.device);
   const LanguageModel model(config, parameters);
   DecodeResult result;
   result.batch = batch;
@@ -122,8 +140,8 @@ DecodeResult decode(const Config& config, DType weights, std::int64_t batch, std
     result.weight_bytes += static_cast<std::int64_t>(tensor.bytes());
     read.push_back(tensor);
   }
-  Arena arena;
-  State state(config, batch);
+  Arena arena(place.device);
+  State state(config, batch, DType::f32, place.device);
   for (const auto& layer : state.layers()) {
     result.state_bytes += 2 * static_cast<std::int64_t>(layer.recurrent.bytes());
   }
@@ -135,7 +153,10 @@ DecodeResult decode(const Config& config, DType weights, std::int64_t batch, std
   for (std::int64_t i = 0; i < steps + 4; ++i) {
     const std::span<const std::int32_t> next(ids.data() + i * batch,
                                              static_cast<std::size_t>(batch));
-    const double seconds = timed([&] { model.advance(arena, {next, one_each}, state); });
+    const double seconds = timed([&] {
+      model.advance(arena, {next, one_each}, state);
+      memory_of(place.device).synchronize();
+    });
     if (i < 4) continue;  // the first few warm caches and arena
     result.step.seconds.push_back(seconds);
     between(read);
@@ -143,50 +164,28 @@ DecodeResult decode(const Config& config, DType weights, std::int64_t batch, std
   return result;
 }
 
-ComputeResult prefill(const Config& config, DType weights, std::int64_t tokens,
+ComputeResult prefill(const Config& config, Place place, std::int64_t tokens,
                       std::int64_t repetitions, const Between& between) {
-  const LanguageModel model(config, random_parameters(config, weights));
+  const LanguageModel model(config, random_parameters(config, place.weights, place.device));
   const auto ids = random_ids(tokens, config);
   const auto offsets = even_offsets(1, tokens);
-  Arena arena;
+  Arena arena(place.device);
   return measure(tokens, repetitions, between, [&] {
-    State state(config, 1);
+    State state(config, 1, DType::f32, place.device);
     model.advance(arena, {ids, offsets}, state);
+    memory_of(place.device).synchronize();
   });
 }
 
-ComputeResult training_step(const Config& config, std::int64_t sequences, std::int64_t length,
-                            std::int64_t repetitions, const Between& between) {
-  Parameters parameters = random_parameters(config, DType::f32);
-  parameters.allocate_gradients();
-  const LanguageModel model(config, parameters);
-  std::vector<adamw::Slot> slots;
-  std::vector<Tensor> gradients;
-  for (const auto& [name, value] : parameters.tensors()) {
-    const Tensor& gradient = parameters.gradients().at(name);
-    gradients.push_back(gradient);
-    slots.push_back(
-        {name, value, gradient, Tensor::zeros(value.shape()), Tensor::zeros(value.shape()), true});
-  }
-  const std::int64_t tokens = sequences * length;
-  const auto ids = random_ids(tokens, config);
-  auto labels = ids;
-  std::rotate(labels.begin(), labels.begin() + 1, labels.end());
-  const auto offsets = even_offsets(sequences, length);
-  Arena arena;
-  adamw::Options options;
-  return measure(tokens, repetitions, between, [&] {
-    arena.reset();
-    parameters.zero_gradients();
-    Tape tape(arena, Tape::Mode::record);
-    const Variable hidden = model.hidden(tape, {ids, offsets});
-    functions::cross_entropy(tape, hidden, model.head(), labels, 1 / static_cast<double>(tokens));
-    tape.backward();
-    const profile::Scope scope("optimizer");
-    const double norm = adamw::global_norm(gradients);
-    adamw::update(options, slots, adamw::clip_factor(norm, 1.0));
-    ++options.step;
-  });
+ComputeResult training_step(const Config& config, Place place, std::int64_t sequences,
+                            std::int64_t length, std::int64_t repetitions, const Between& between) {
+  const RandomTask task(config, sequences, length);
+  TrainerOptions options;
+  options.device = place.device;
+  options.dtype = place.device.is_cuda() ? place.weights : DType::f32;
+  options.schedule = {ScheduleKind::constant, 1e-5, 1e-5, 0, 1};
+  Trainer trainer(config, random_parameters(config, DType::f32), task, options);
+  return measure(sequences * length, repetitions, between, [&] { trainer.advance(); });
 }
 
 }  // namespace metala::bench

@@ -19,6 +19,12 @@ struct Samples {
   double most() const;
 };
 
+// Where a model runs and how its weights are stored there.
+struct Place {
+  Device device;
+  DType weights = DType::f32;
+};
+
 struct DecodeResult {
   std::int64_t context = 0;  // tokens read before the timed ones
   Samples step;              // one step: a token for each sequence of the batch
@@ -34,7 +40,7 @@ using Between = std::function<void()>;
 
 // Tokens come from a fixed list, so only the model is timed. `between` is given the weights that a
 // step reads.
-DecodeResult decode(const Config&, DType weights, std::int64_t batch, std::int64_t context,
+DecodeResult decode(const Config&, Place, std::int64_t batch, std::int64_t context,
                     std::int64_t steps,
                     const std::function<void(const std::vector<Tensor>&)>& between);
 
@@ -47,11 +53,11 @@ struct ComputeResult {
   double tokens_per_second() const;
 };
 
-ComputeResult prefill(const Config&, DType weights, std::int64_t tokens, std::int64_t repetitions,
+ComputeResult prefill(const Config&, Place, std::int64_t tokens, std::int64_t repetitions,
                       const Between&);
 
-// Forward, backward, clipping and AdamW on one batch.
-ComputeResult training_step(const Config&, std::int64_t sequences, std::int64_t length,
+// Forward, backward, clipping and AdamW on one batch; bf16 on a GPU beside f32 weights.
+ComputeResult training_step(const Config&, Place, std::int64_t sequences, std::int64_t length,
                             std::int64_t repetitions, const Between&);
 
 // The 374M model of the figures in docs/benchmarks.md: d 1024, L 24, H 8, f 2816, V 32000.

@@ -14,6 +14,7 @@
 #include "metala/bench/workloads.h"
 #include "metala/cli/checks.h"
 #include "metala/cli/commands.h"
+#include "metala/device/open_device.h"
 
 namespace metala::cli {
 namespace {
@@ -32,6 +33,7 @@ struct Options {
   std::int64_t repetitions = 5;
   std::string filter = ".";
   bool json = false;
+  std::string device = "cpu";
 };
 
 std::string milliseconds(const bench::Samples& s) {
@@ -42,8 +44,13 @@ std::string milliseconds(const bench::Samples& s) {
 // Collects what was measured: lines for a reader, one object for a script.
 class Report {
  public:
-  Report(const Options& options, const bench::MachineLimits& limits)
-      : options_(options), limits_(limits) {
+  Report(const Options& options, Device device, const bench::MachineLimits& limits)
+      : options_(options), limits_(limits), gpu_(device.is_cuda()) {
+    if (gpu_) {
+      json_["device"] = device.text();
+      say(fmt::format("{}; medians [least most] of n", device.text()));
+      return;
+    }
     json_["threads"] = thread_count();
     say(
         fmt::format("{} threads; medians [least most] of n; what the machine reads and multiplies "
@@ -52,6 +59,19 @@ class Report {
   }
 
   void decode(const bench::DecodeResult& r) {
+    if (gpu_) {
+      say(fmt::format(
+          "decode  {} batch {} context {}: {} a step, {:.1f} tok/s, {:.0f} GB/s of weights",
+          options_.weights, r.batch, r.context, milliseconds(r.step), r.tokens_per_second(),
+          r.bytes_per_second() / 1e9));
+      json_["decode"].push_back({{"weights", options_.weights},
+                                 {"batch", r.batch},
+                                 {"context", r.context},
+                                 {"seconds", r.step.seconds},
+                                 {"tokens_per_second", r.tokens_per_second()},
+                                 {"weight_bytes", r.weight_bytes}});
+      return;
+    }
     const double share = r.bytes_per_second() / limits_.read_bytes_per_second();
     say(fmt::format(
         "decode  {} batch {} context {}: {} a step, {:.1f} tok/s, {:.1f} GB/s of "
@@ -69,6 +89,15 @@ class Report {
   }
 
   void compute(const char* name, const bench::ComputeResult& r) {
+    if (gpu_) {
+      say(fmt::format("{:7} {} {} tokens: {} a pass, {:.0f} tok/s", name, options_.weights,
+                      r.tokens, milliseconds(r.pass), r.tokens_per_second()));
+      json_[name].push_back({{"tokens", r.tokens},
+                             {"weights", options_.weights},
+                             {"seconds", r.pass.seconds},
+                             {"tokens_per_second", r.tokens_per_second()}});
+      return;
+    }
     double mean = 0;
     for (const double s : r.pass.seconds) mean += s;
     mean /= static_cast<double>(r.pass.seconds.size());
@@ -106,6 +135,7 @@ class Report {
 
   const Options& options_;
   const bench::MachineLimits& limits_;
+  const bool gpu_;
   ordered_json json_;
 };
 
@@ -141,23 +171,29 @@ void run(Options& options) {
   if (options.what == "ops") return run_ops(options);
   const DType weights = weight_types().at(options.weights);
   bench::MachineLimits limits;
-  Report report(options, limits);
-  const auto read = [&](const std::vector<Tensor>& tensors) { limits.read(tensors); };
-  const auto multiply = [&] { limits.multiply(); };
+  const bench::Place place = {open_device(options.device), weights};
+  Report report(options, place.device, limits);
+  // What the CPU can do is measured beside what it does.
+  const auto read = [&](const std::vector<Tensor>& tensors) {
+    if (place.device.is_cpu()) limits.read(tensors);
+  };
+  const auto multiply = [&] {
+    if (place.device.is_cpu()) limits.multiply();
+  };
   if (wanted("decode")) {
     for (const auto context : options.contexts) {
       limits.forget();
-      report.decode(bench::decode(c, weights, options.batch, context, options.steps, read));
+      report.decode(bench::decode(c, place, options.batch, context, options.steps, read));
     }
   }
   if (wanted("prefill")) {
     limits.forget();
     report.compute("prefill",
-                   bench::prefill(c, weights, options.tokens, options.repetitions, multiply));
+                   bench::prefill(c, place, options.tokens, options.repetitions, multiply));
   }
   if (wanted("train")) {
     limits.forget();
-    report.compute("train", bench::training_step(c, options.sequences, options.tokens,
+    report.compute("train", bench::training_step(c, place, options.sequences, options.tokens,
                                                  options.repetitions, multiply));
   }
   report.finish();
@@ -196,6 +232,7 @@ void add_bench(CLI::App& app) {
   count("--tokens", o.tokens, "prefill: tokens; train: tokens of a sequence");
   count("--sequences", o.sequences, "train: sequences in a step");
   count("--repetitions", o.repetitions, "prefill, train: timed passes");
+  add_device(command, o.device);
   command->add_option("--filter", o.filter, "ops: run only those matching this expression")
       ->capture_default_str();
   command->add_flag("--json", o.json, "Print JSON, raw samples included");

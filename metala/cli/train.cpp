@@ -14,6 +14,7 @@
 #include "metala/cli/checks.h"
 #include "metala/cli/commands.h"
 #include "metala/cli/train_data.h"
+#include "metala/device/open_device.h"
 #include "metala/generate/generator.h"
 #include "metala/generate/text_stream.h"
 #include "metala/io/json.h"
@@ -55,6 +56,8 @@ struct Options {
   std::int64_t sample_every = 0;
   std::string sample_prompt;
   std::uint64_t seed = 0;
+  std::string device = "cpu";
+  std::string dtype;
 };
 
 struct Preset {
@@ -198,6 +201,9 @@ class Run {
     t.steps = o_.steps;
     t.schedule = {schedule_named(o_.schedule), o_.learning_rate, o_.low_rate, o_.warmup, o_.steps};
     t.model.dropout_seed = o_.seed;
+    t.device = open_device(o_.device);
+    t.dtype = o_.dtype.empty() ? (t.device.is_cuda() ? DType::bf16 : DType::f32)
+                               : (o_.dtype == "bf16" ? DType::bf16 : DType::f32);
   }
 
   // What a resumed run must share with the one that saved; also a record of how a model was made.
@@ -223,9 +229,11 @@ class Run {
     j["warmup"] = t.schedule.warmup;
     j["betas"] = {t.adamw.beta1, t.adamw.beta2};
     j["weight_decay"] = t.adamw.weight_decay;
-    j["clip"] = t.clip;
+    j["clip"] = t.adamw.clip;
     j["initialization"] = o_.initialization;
     j["threads"] = thread_count();
+    j["device"] = o_.device;
+    j["dtype"] = name_of(t.dtype);
     return j.dump(2) + "\n";
   }
 
@@ -233,7 +241,7 @@ class Run {
     const auto before = parse_json(saved, "trainer.json");
     const auto now = parse_json(trainer_json(), "the options given");
     for (const auto& [key, value] : now.items()) {
-      if (key == "threads" || key == "inputs") continue;
+      if (key == "threads" || key == "inputs" || key == "device" || key == "dtype") continue;
       const auto old = before.value(key, nlohmann::json());
       require(old == value,
               "{}: the run was started with {} {}, now {}; resume with the same "
@@ -245,9 +253,11 @@ class Run {
   void announce(const Trainer& trainer) const {
     const Config& c = o_.config;
     fmt::print(stderr,
-               "{} parameters: width {}, {} layers, {} heads of {}x{}, vocabulary {}; {} threads\n",
+               "{} parameters: width {}, {} layers, {} heads of {}x{}, vocabulary {}; {} on {}\n",
                short_number(static_cast<double>(parameters_.count())), c.width, c.layers, c.heads,
-               c.key_width(), c.value_width(), c.vocab_size, thread_count());
+               c.key_width(), c.value_width(), c.vocab_size, name_of(o_.trainer.dtype),
+               o_.trainer.device.is_cpu() ? fmt::format("{} threads", thread_count())
+                                          : o_.trainer.device.text());
     if (trainer.step() > 0) fmt::print(stderr, "resuming after step {}\n", trainer.step());
   }
 
@@ -303,8 +313,8 @@ class Run {
 
   void sample(const LanguageModel& model, ProgressBar& bar) const {
     if (tokenizer_ == nullptr) return;
-    Arena arena;
-    State state(model.config(), 1);
+    Arena arena(model.device());
+    State state(model.config(), 1, DType::f32, model.device());
     auto prompt = tokenizer_->encode(o_.sample_prompt);
     if (prompt.empty()) prompt = {model.config().eos_token_ids.front()};
     const std::vector<std::int64_t> whole = {0, static_cast<std::int64_t>(prompt.size())};
@@ -326,7 +336,7 @@ class Run {
   }
 
   void save(const Trainer& trainer, std::int64_t step) const {
-    const RunState state = {o_.config, parameters_.tensors(), trainer.optimizer_tensors(),
+    const RunState state = {o_.config, trainer.parameters(), trainer.optimizer_tensors(),
                             trainer_json()};
     const auto tokenizer = [&](const std::string& folder) {
       if (tokenizer_ != nullptr) tokenizer_->save(folder);
@@ -424,12 +434,18 @@ void add_optimizer_options(CLI::App& command, Options& o) {
   command.add_option("--beta2", o.trainer.adamw.beta2, "AdamW's second beta")
       ->capture_default_str()
       ->check(CLI::Range(0.0, 0.9999999));
-  command.add_option("--clip", o.trainer.clip, "Largest gradient norm; 0: no clipping")
+  command.add_option("--clip", o.trainer.adamw.clip, "Largest gradient norm; 0: no clipping")
       ->capture_default_str()
       ->check(not_negative());
   command.add_flag("--recompute", o.trainer.model.recompute_blocks,
                    "Less memory: run each block again in the backward pass");
   command.add_option("--seed", o.seed, "Of weights, order of data, dropout")->capture_default_str();
+  add_device(&command, o.device);
+  command
+      .add_option("--dtype", o.dtype,
+                  "What is computed in; bf16 keeps weights and their updates in f32. Default: bf16 "
+                  "on a GPU, f32 on the CPU")
+      ->check(CLI::IsMember({"f32", "bf16"}));
 }
 
 void add_run_options(CLI::App& command, Options& o) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "metala/device/mirror.h"
 #include "metala/model/checkpoint.h"
 #include "metala/ops/linear/linear.h"
 
@@ -45,22 +46,10 @@ LanguageModel::LanguageModel(const Config& config, const Parameters& given)
   head_ = config.tie_word_embeddings ? embedding_ : parameters.variable("lm_head.weight");
 }
 
-// Ids and offsets where the model's kernels read them.
-Batch LanguageModel::resident(Arena& arena, const Batch& batch) const {
-  if (device_.is_cpu() || batch.offsets.there() != nullptr) return batch;
-  const auto mirrored = [&]<class T>(const Mirrored<T>& numbers) {
-    const Shape shape = {static_cast<std::int64_t>(numbers.size())};
-    const Tensor there = arena.uninitialized(shape, dtype_of<T>);
-    there.copy_from(Tensor::wrap(const_cast<T*>(numbers.data()), shape));
-    return Mirrored<T>(numbers.host(), there.template data<T>());
-  };
-  return {mirrored(batch.ids), mirrored(batch.offsets)};
-}
-
 Variable LanguageModel::hidden(Tape& tape, const Batch& given, const CarriedState& state,
                                const TrainingOptions* training) const {
   const Config& c = *config_;
-  const Batch batch = resident(tape.arena(), given);
+  const Batch batch = {mirrored(tape.arena(), given.ids), mirrored(tape.arena(), given.offsets)};
   check_offsets("model", batch.offsets, static_cast<std::int64_t>(batch.ids.size()));
   require(state.empty() || !c.bidirectional, "model: a bidirectional model has no state");
   const double scale = c.scale_embedding ? std::sqrt(static_cast<double>(c.width)) : 1.0;
@@ -77,14 +66,8 @@ Variable LanguageModel::hidden(Tape& tape, const Batch& given, const CarriedStat
                            Tape& on, const Variable& in) {
       return b(on, in, offsets, carried, training);
     };
-    if (!tape.recording()) {
-      const ArenaScope scope(tape.arena());  // the result lies in x
-      x = block(tape, x);
-    } else if (training != nullptr && training->recompute_blocks) {
-      x = functions::recomputed(tape, x, block);
-    } else {
-      x = block(tape, x);
-    }
+    const bool recompute = training != nullptr && training->recompute_blocks;
+    x = recompute ? functions::recomputed(tape, x, block) : functions::scoped(tape, x, block);
   }
   return final_norm_(tape, x);
 }

@@ -58,7 +58,6 @@ class LanguageModel {
                const std::function<void(std::int64_t)>& progress = {}) const;
 
  private:
-  Batch resident(Arena&, const Batch&) const;
   void advance_window(Arena&, const Batch&, State&) const;
 
   std::shared_ptr<const Config> config_;

@@ -56,6 +56,46 @@ TEST_F(LanguageModelOnGpu, Bf16StaysNearTheExactModel) {
   EXPECT_TRUE(close(got.second, want.second, 0.1));
 }
 
+// The gradients of a loss over a ragged batch, by name, on the CPU.
+std::map<std::string, Tensor> gradients_of(const Config& config, Parameters parameters,
+                                           bool recompute) {
+  const std::vector<std::int32_t> ids = {1, 5, 9, 2, 22, 3, 3, 17, 0, 4, 11};
+  const std::vector<std::int32_t> labels = {5, 9, 2, -100, 3, 3, 17, 0, 4, 11, 6};
+  const std::vector<std::int64_t> offsets = {0, 4, 5, 11};
+  parameters.allocate_gradients();
+  const LanguageModel model(config, parameters);
+  Arena arena(model.device());
+  Tape tape(arena, Tape::Mode::record);
+  TrainingOptions training;
+  training.recompute_blocks = recompute;
+  const Variable hidden = model.hidden(tape, {ids, offsets}, {}, &training);
+  functions::cross_entropy(tape, hidden, model.head(), labels, 0.1,
+                           cross_entropy::zero_sums(model.device()));
+  tape.backward();
+  std::map<std::string, Tensor> gradients;
+  for (const auto& [name, gradient] : parameters.gradients()) {
+    gradients.emplace(name, gradient.to({}));
+  }
+  return gradients;
+}
+
+TEST_F(LanguageModelOnGpu, GradientsAreThoseOfTheCpuWithEveryOption) {
+  for (const auto& [name, config] : testing_models::all_configs()) {
+    const Parameters exact = testing_models::lively_parameters(config, DType::f64);
+    const Parameters floats = exact.cast(DType::f32);
+    for (const bool recompute : {false, true}) {
+      const auto want = gradients_of(config, exact, recompute);
+      const auto here = gradients_of(config, floats, recompute);
+      const auto got = gradients_of(config, floats.on(gpu_, DType::f32), recompute);
+      for (const auto& [tensor, truth] : want) {
+        EXPECT_TRUE(
+            close(got.at(tensor), truth, 2e-5 + 20 * relative_difference(here.at(tensor), truth)))
+            << name << ": " << tensor;
+      }
+    }
+  }
+}
+
 TEST_F(LanguageModelOnGpu, AStateMovesBetweenDevices) {
   const Config config = testing_models::small_config();
   const Parameters floats = testing_models::lively_parameters(config, DType::f32);

@@ -89,7 +89,9 @@ struct Scenario {
     TrainingOptions training;
     training.recompute_blocks = recompute;
     const Variable hidden = model.hidden(tape, {ids, ragged}, carried, &training);
-    double loss = functions::cross_entropy(tape, hidden, model.head(), labels, 0.25).loss * 0.25;
+    const Tensor sums = cross_entropy::zero_sums({});
+    functions::cross_entropy(tape, hidden, model.head(), labels, 0.25, sums);
+    double loss = cross_entropy::read(sums).loss * 0.25;
     for (std::size_t i = 0; i < before.size(); ++i) {
       const auto add = [&](const functions::Carried& c, const Tensor& cotangent) {
         if (!cotangent.defined()) return;

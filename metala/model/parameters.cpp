@@ -91,7 +91,8 @@ std::int64_t Parameters::count() const {
 
 void Parameters::allocate_gradients() {
   for (const auto& [name, value] : values_) {
-    gradients_.insert_or_assign(name, Tensor::zeros(value.shape(), value.dtype()));
+    gradients_.insert_or_assign(
+        name, Tensor::zeros(value.shape(), accumulation_type(value.dtype()), value.device()));
   }
 }
 

@@ -34,7 +34,8 @@ class Parameters {
   const std::map<std::string, Tensor>& gradients() const { return gradients_; }
   std::int64_t count() const;  // elements
 
-  // Gradients, zero, for every tensor; from then on variables are leaves that collect into them.
+  // Gradients, zero, in f32 (f64 for f64) for every tensor; from then on variables are leaves that
+  // collect into them.
   void allocate_gradients();
   void zero_gradients() const;
 
@@ -43,8 +44,8 @@ class Parameters {
 
   // A copy with every tensor in the given type (f64 for checking gradients).
   Parameters cast(DType) const;
-  // A copy on a GPU, matrices in `type` (f32 or bf16) and everything else in f32. Throws Error for
-  // matrices in blocks, which run on the CPU only.
+  // On a GPU, matrices in `type` (f32 or bf16) and everything else in f32; what is so already is
+  // shared, not copied. Throws Error for matrices in blocks, which run on the CPU only.
   Parameters on(Device, DType type) const;
 
  private:

@@ -21,27 +21,42 @@ bool decays(const std::string& name, const Tensor& value, bool decay_all) {
   return decay_all ? !norm_or_bias : matrix;
 }
 
-LanguageModel model_with_gradients(const Config& config, Parameters& parameters) {
+Parameters with_gradients(Parameters parameters) {
   parameters.allocate_gradients();
-  return LanguageModel(config, parameters);
+  return parameters;
+}
+
+Parameters on_device(const Parameters& parameters, const TrainerOptions& options, DType type) {
+  return options.device.is_cpu() ? parameters : parameters.on(options.device, type);
 }
 
 }  // namespace
 
-Trainer::Trainer(const Config& config, Parameters& parameters, const TrainingTask& task,
+Trainer::Trainer(const Config& config, const Parameters& parameters, const TrainingTask& task,
                  TrainerOptions options)
     : config_(config),
-      parameters_(parameters),
       task_(task),
       options_(std::move(options)),
-      model_(model_with_gradients(config, parameters)) {
-  for (const auto& [name, value] : parameters_.tensors()) {
+      weights_(on_device(parameters, options_, DType::f32)),
+      working_(with_gradients(on_device(weights_, options_, options_.dtype))),
+      model_(config, working_),
+      arena_(options_.device),
+      sums_(cross_entropy::zero_sums(options_.device)),
+      norm_(Tensor::zeros({1}, DType::f64, options_.device)) {
+  require(
+      options_.dtype == DType::f32 || (options_.dtype == DType::bf16 && options_.device.is_cuda()),
+      "train: {} on {}; wanted f32, or bf16 on a GPU", name_of(options_.dtype),
+      options_.device.text());
+  for (const auto& [name, value] : weights_.tensors()) {
     require(value.dtype() == DType::f32, "train: {} is {}; training needs float32 weights", name,
             name_of(value.dtype()));
-    const Tensor& gradient = parameters_.gradients().at(name);
+    const Tensor& gradient = working_.gradients().at(name);
+    const Tensor& working = working_.tensors().at(name);
+    const auto moment = [&] { return Tensor::zeros(value.shape(), DType::f32, value.device()); };
     gradients_.push_back(gradient);
-    slots_.push_back({name, value, gradient, Tensor::zeros(value.shape()),
-                      Tensor::zeros(value.shape()), decays(name, value, options_.decay_all)});
+    slots_.push_back({name, value, gradient, moment(), moment(),
+                      decays(name, value, options_.decay_all),
+                      working.dtype() == DType::bf16 ? working : Tensor()});
   }
 }
 
@@ -53,7 +68,7 @@ void Trainer::run(const TrainerEvents& events) {
   };
   bool stop = false;
   while (step_ < options_.steps && !stop) {
-    const StepReport report = train_step();
+    const StepReport report = advance();
     if (events.stepped) events.stepped(report);
     const bool last = step_ == options_.steps;
     if (last || (options_.validate_every > 0 && step_ % options_.validate_every == 0)) {
@@ -67,7 +82,7 @@ void Trainer::run(const TrainerEvents& events) {
   save();
 }
 
-StepReport Trainer::train_step() {
+StepReport Trainer::advance() {
   const auto start = Clock::now();
   std::vector<LabelledBatch> parts;
   std::int64_t labelled = 0;
@@ -79,27 +94,28 @@ StepReport Trainer::train_step() {
   }
   require(labelled > 0, "train: step {} has no labelled token", step_ + 1);
 
-  parameters_.zero_gradients();
+  working_.zero_gradients();
+  sums_.fill_zero();
   TrainingOptions training = options_.model;
-  double loss = 0;
   for (std::size_t i = 0; i < parts.size(); ++i) {
     training.step = static_cast<std::uint64_t>(step_ * options_.accumulation) + i;
     arena_.reset();
     Tape tape(arena_, Tape::Mode::record);
     const Variable hidden = model_.hidden(tape, parts[i].batch(), {}, &training);
-    loss += functions::cross_entropy(tape, hidden, model_.head(), parts[i].labels,
-                                     1 / static_cast<double>(labelled))
-                .loss;
+    functions::cross_entropy(tape, hidden, model_.head(), parts[i].labels,
+                             1 / static_cast<double>(labelled), sums_);
     tape.backward();
   }
 
   const profile::Scope scope("optimizer");
-  const double norm = adamw::global_norm(gradients_);
-  require_finite(loss, norm);
   adamw::Options update = options_.adamw;
   update.learning_rate = learning_rate(options_.schedule, step_);
   update.step = step_ + 1;
-  adamw::update(update, slots_, adamw::clip_factor(norm, options_.clip));
+  adamw::global_norm(gradients_, norm_);
+  adamw::update(update, slots_, norm_);
+  const double loss = cross_entropy::read(sums_).loss;
+  const double norm = norm_.to({}).data<double>()[0];
+  require_finite(loss, norm);
   ++step_;
 
   report.step = step_;
@@ -128,19 +144,17 @@ void Trainer::require_finite(double loss, double norm) const {
 ValidationReport Trainer::validate() {
   ValidationReport report;
   report.step = step_;
-  cross_entropy::Result sum;
+  sums_.fill_zero();
   std::int64_t bytes = 0;
   for (std::int64_t i = 0; i < task_.validation_batches(); ++i) {
     const LabelledBatch batch = task_.validation_batch(i);
     arena_.reset();
     Tape tape(arena_, Tape::Mode::compute);
     const Variable hidden = model_.hidden(tape, batch.batch());
-    const auto part = functions::cross_entropy(tape, hidden, model_.head(), batch.labels, 1);
-    sum.loss += part.loss;
-    sum.count += part.count;
-    sum.correct += part.correct;
+    functions::cross_entropy(tape, hidden, model_.head(), batch.labels, 1, sums_);
     bytes += batch.bytes;
   }
+  const cross_entropy::Result sum = cross_entropy::read(sums_);
   if (sum.count == 0) return report;
   report.loss = sum.loss / static_cast<double>(sum.count);
   report.perplexity = std::exp(report.loss);
@@ -149,11 +163,17 @@ ValidationReport Trainer::validate() {
   return report;
 }
 
+std::map<std::string, Tensor> Trainer::parameters() const {
+  std::map<std::string, Tensor> tensors;
+  for (const auto& slot : slots_) tensors.emplace(slot.name, slot.parameter.to({}));
+  return tensors;
+}
+
 std::map<std::string, Tensor> Trainer::optimizer_tensors() const {
   std::map<std::string, Tensor> tensors;
   for (const auto& slot : slots_) {
-    tensors.emplace("first_moment." + slot.name, slot.first_moment);
-    tensors.emplace("second_moment." + slot.name, slot.second_moment);
+    tensors.emplace("first_moment." + slot.name, slot.first_moment.to({}));
+    tensors.emplace("second_moment." + slot.name, slot.second_moment.to({}));
   }
   return tensors;
 }

@@ -17,12 +17,14 @@
 namespace metala {
 
 struct TrainerOptions {
+  Device device;
+  // Of matrices and activations: f32, or on a GPU bf16 beside f32 weights that the optimizer keeps.
+  DType dtype = DType::f32;
   std::int64_t steps = 1000;
   std::int64_t accumulation = 1;  // micro batches in a step
   Schedule schedule;
-  adamw::Options adamw;               // learning rate and step are the schedule's and the trainer's
+  adamw::Options adamw{.clip = 1.0};  // learning rate and step are the schedule's and the trainer's
   bool decay_all = false;             // false: only matrices decay; true: all but norms and biases
-  double clip = 1.0;                  // largest global gradient norm, 0: no clipping
   std::int64_t validate_every = 100;  // steps; 0: never, but still at the end
   std::int64_t save_every = 0;        // steps; 0: only at the end
   TrainingOptions model;
@@ -56,36 +58,43 @@ struct TrainerEvents {
 
 class Trainer {
  public:
-  // Allocates gradients and moments for the parameters, which it updates in place.
-  Trainer(const Config&, Parameters& parameters, const TrainingTask&, TrainerOptions);
+  // Moves the parameters, all f32, to the device (on the CPU they are updated where they are) and
+  // allocates gradients and moments.
+  Trainer(const Config&, const Parameters&, const TrainingTask&, TrainerOptions);
 
   // From the current step to the last. Throws Error naming step and tensor when the loss or a
-  // gradient is not finite, before anything is updated by it.
+  // gradient is not finite; nothing has been updated by it.
   void run(const TrainerEvents&);
+
+  // One step. Throws as `run` does.
+  StepReport advance();
 
   ValidationReport validate();
 
   const LanguageModel& model() const { return model_; }
   std::int64_t step() const { return step_; }
 
-  // Moments by "first_moment.NAME" and "second_moment.NAME", for checkpoints.
+  // The trained parameters, on the CPU.
+  std::map<std::string, Tensor> parameters() const;
+  // Moments by "first_moment.NAME" and "second_moment.NAME", on the CPU, for checkpoints.
   std::map<std::string, Tensor> optimizer_tensors() const;
   // Goes on after `step` done steps with these moments; throws Error for missing or misshapen ones.
   void restore(std::int64_t step, const std::map<std::string, Tensor>& optimizer_tensors);
 
  private:
-  StepReport train_step();
   void require_finite(double loss, double norm) const;
 
   const Config config_;
-  Parameters& parameters_;
   const TrainingTask& task_;
   TrainerOptions options_;
+  Parameters weights_;  // f32, on the device
+  Parameters working_;  // what the model reads: the same, or rounded copies of the matrices
   LanguageModel model_;
   std::vector<adamw::Slot> slots_;
   std::vector<Tensor> gradients_;
   std::int64_t step_ = 0;
   Arena arena_;
+  Tensor sums_, norm_;  // of a step, on the device
 };
 
 }  // namespace metala

@@ -102,6 +102,7 @@ struct Plan {
 
 struct Blas {
   cublasLtHandle_t handle = nullptr;
+  std::shared_ptr<void> workspace;  // its own: ops call products while they use the device's
   std::map<Key, std::unique_ptr<Plan>> plans;
 };
 
@@ -110,7 +111,10 @@ Blas& blas_of(Device device) {
   static std::map<int, Blas> all;
   const std::scoped_lock lock(mutex);
   Blas& blas = all[device.index];
-  if (blas.handle == nullptr) check_blas(cublasLtCreate(&blas.handle));
+  if (blas.handle == nullptr) {
+    check_blas(cublasLtCreate(&blas.handle));
+    blas.workspace = memory_of(device).allocate(workspace_bytes);
+  }
   return blas;
 }
 
@@ -146,8 +150,8 @@ void matrix_product(const Tensor& a, Transpose a_transposed, const Tensor& b,
   const float keep = accumulate ? 1 : 0;
   check_blas(cublasLtMatmul(blas.handle, plan->operation.handle, &one, b.raw(), plan->first.handle,
                             a.raw(), plan->second.handle, &keep, c.raw(), plan->result.handle,
-                            c.raw(), plan->result.handle, &plan->algorithm,
-                            workspace(c.device(), workspace_bytes), workspace_bytes, stream));
+                            c.raw(), plan->result.handle, &plan->algorithm, blas.workspace.get(),
+                            workspace_bytes, stream));
 }
 
 }  // namespace metala::cuda

@@ -9,7 +9,7 @@ namespace metala::cuda {
 enum class Transpose : bool { no, yes };
 
 // c = a b, or c += a b; a and b transposed first if asked. a and b have one type, f32 or bf16; c
-// has that type or is f32. Plans are kept for each shape; the workspace is the device's.
+// has that type or is f32. Plans are kept for each shape.
 void matrix_product(const Tensor& a, Transpose a_transposed, const Tensor& b,
                     Transpose b_transposed, const Tensor& c, bool accumulate);
 

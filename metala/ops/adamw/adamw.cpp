@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "metala/base/threads.h"
+#include "metala/ops/adamw/adamw_cuda.h"
 
 namespace metala::adamw {
 namespace {
@@ -26,6 +27,9 @@ void check(const Slot& slot) {
        {&slot.parameter, &slot.gradient, &slot.first_moment, &slot.second_moment}) {
     require(t->contiguous(), "{} must be contiguous", what("tensors"));
   }
+  check_optional(what("working"), slot.working, shape, DType::bf16);
+  require(!slot.working.defined() || (slot.working.device().is_cuda() && slot.working.contiguous()),
+          "{} must be contiguous, on a GPU", what("working"));
 }
 
 // One block of one slot. Plain enough for the compiler's vectors; bound by memory: 16 bytes read
@@ -85,11 +89,23 @@ std::vector<Block> blocks_of(std::size_t tensors, Count count) {
   return all;
 }
 
+void check_norm(const Tensor& norm) {
+  check_tensor("adamw: norm", norm, {1}, DType::f64);
+}
+
 }  // namespace
 
-void update(const Options& options, std::span<const Slot> slots, double gradient_scale) {
+void update(const Options& options, std::span<const Slot> slots, const Tensor& norm) {
   require(options.step >= 1, "adamw: step {}; steps count from 1", options.step);
   for (const auto& slot : slots) check(slot);
+  check_norm(norm);
+  if constexpr (cuda_built) {
+    if (norm.device().is_cuda()) return cuda::update(options, slots, norm);
+  }
+  const double total = norm.data<double>()[0];
+  if (!std::isfinite(total)) return;
+  const double gradient_scale =
+      options.clip > 0 ? 1 / std::max(1.0, (total + 1e-6) / options.clip) : 1.0;
   const auto blocks =
       blocks_of(slots.size(), [&](std::size_t i) { return slots[i].parameter.count(); });
   parallel_ranges(static_cast<std::int64_t>(blocks.size()), 1,
@@ -106,10 +122,14 @@ void update(const Options& options, std::span<const Slot> slots, double gradient
                   });
 }
 
-double global_norm(std::span<const Tensor> tensors) {
+void global_norm(std::span<const Tensor> tensors, Tensor norm) {
+  check_norm(norm);
   for (const auto& t : tensors) {
     require(t.defined() && t.contiguous() && (t.dtype() == DType::f32 || t.dtype() == DType::f64),
             "adamw: the norm is of contiguous f32 or f64 tensors");
+  }
+  if constexpr (cuda_built) {
+    if (norm.device().is_cuda()) return cuda::global_norm(tensors, norm);
   }
   const auto blocks = blocks_of(tensors.size(), [&](std::size_t i) { return tensors[i].count(); });
   std::vector<double> sums(blocks.size());
@@ -125,11 +145,14 @@ double global_norm(std::span<const Tensor> tensors) {
                   });
   double total = 0;
   for (const double s : sums) total += s;
-  return std::sqrt(total);
+  norm.data<double>()[0] = std::sqrt(total);
 }
 
-double clip_factor(double norm, double most) {
-  return most > 0 ? 1 / std::max(1.0, (norm + 1e-6) / most) : 1.0;
+double global_norm(std::span<const Tensor> tensors) {
+  const Device device = tensors.empty() ? Device() : tensors.front().device();
+  const Tensor norm = Tensor::zeros({1}, DType::f64, device);
+  global_norm(tensors, norm);
+  return norm.to({}).data<double>()[0];
 }
 
 }  // namespace metala::adamw

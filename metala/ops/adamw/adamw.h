@@ -1,11 +1,12 @@
 // AdamW over many tensors at once, and the global gradient norm.
 //
-//   g' = gradient_scale * g
+//   g' = g / max(1, (norm + 1e-6) / clip)          clip 0: g' = g
 //   m = b1 m + (1 - b1) g'      v = b2 v + (1 - b2) g'^2
 //   p -= lr ( m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + weight_decay p )
 //
-// Tensors are contiguous, all f32 or all f64. gradient_scale carries clipping. Each slot says
-// whether it decays. t counts from 1. The reference system's (GPT-NeoX on DeepSpeed) formula.
+// Tensors are contiguous, all f32 or all f64 (on a GPU f32). `norm` is the global norm of the
+// gradients; when it is not finite nothing changes. Each slot says whether it decays. t counts from
+// 1. The reference system's (GPT-NeoX on DeepSpeed) formula.
 // Throws Error naming slot and argument.
 #pragma once
 
@@ -23,6 +24,7 @@ struct Options {
   double beta2 = 0.95;
   double epsilon = 1e-8;
   double weight_decay = 0.1;
+  double clip = 0;  // largest global norm; 0: no clipping
   std::int64_t step = 1;
 };
 
@@ -30,15 +32,16 @@ struct Slot {
   std::string name;
   Tensor parameter, gradient, first_moment, second_moment;
   bool decays = true;
+  Tensor working = {};  // on a GPU: bf16, receives the parameter rounded; may be absent
 };
 
-void update(const Options&, std::span<const Slot>, double gradient_scale);
+// norm [1] f64, where the slots lie.
+void update(const Options&, std::span<const Slot>, const Tensor& norm);
 
-// sqrt of the sum of squares over all elements, accumulated in double, in an order that does not
-// depend on the number of threads. NaN and infinity come through.
-double global_norm(std::span<const Tensor>);
-
-// The factor for clipping to `most` (0: no clipping): 1 / max(1, (norm + 1e-6) / most).
-double clip_factor(double norm, double most);
+// norm [1] f64 becomes the square root of the sum of squares over all elements, accumulated in
+// double, in an order that does not depend on the number of threads. NaN and infinity come through.
+// All tensors lie where `norm` does; on a GPU they are f32 and nobody waits.
+void global_norm(std::span<const Tensor>, Tensor norm);
+double global_norm(std::span<const Tensor>);  // waits for the device
 
 }  // namespace metala::adamw

@@ -10,7 +10,8 @@ void adamw_update(benchmark::State& state) {
   const adamw::Slot slot = {
       "p", Tensor::zeros(shape), Tensor::zeros(shape), Tensor::zeros(shape), Tensor::zeros(shape),
       true};
-  for (auto _ : state) adamw::update({}, {&slot, 1}, 1);
+  const Tensor norm = Tensor::zeros({1}, DType::f64);
+  for (auto _ : state) adamw::update({}, {&slot, 1}, norm);
   state.SetBytesProcessed(state.iterations() * 28 * slot.parameter.count());
 }
 BENCHMARK(adamw_update)->UseRealTime();

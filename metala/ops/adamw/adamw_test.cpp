@@ -17,6 +17,11 @@ double sum_of_squares(const Tensor& t) {
   return sum;
 }
 
+// Of the gradients as they are: no clipping.
+Tensor norm_of(double value) {
+  return filled({1}, DType::f64, value);
+}
+
 adamw::Slot slot(const char* name, Shape shape, DType type, bool decays) {
   const auto seed = hash_name(name);
   return {name,
@@ -33,7 +38,7 @@ TEST(AdamW, WithoutMemoryAnUpdateIsTheRateTimesTheGradientsSign) {
     adamw::Slot s = slot("p", {4}, type, false);
     s.parameter = filled({4}, type, 3);
     s.gradient = filled({4}, type, -0.25);
-    adamw::update({0.5, 0, 0, 0, 0.1, 7}, {&s, 1}, 1);
+    adamw::update({0.5, 0, 0, 0, 0.1, 0, 7}, {&s, 1}, norm_of(1));
     EXPECT_TRUE(close(s.parameter, filled({4}, type, 3.5), 0));
     EXPECT_TRUE(close(s.first_moment, filled({4}, type, -0.25), 0));
     EXPECT_TRUE(close(s.second_moment, filled({4}, type, 0.0625), 0));
@@ -46,7 +51,7 @@ TEST(AdamW, DecayShrinksOnlyTheSlotsThatDecay) {
     adamw::Slot s = slot("p", {3}, DType::f64, decays);
     s.parameter = filled({3}, DType::f64, 8);
     s.gradient = Tensor::zeros({3}, DType::f64);
-    adamw::update({0.5, 0, 0, 1, 0.25, 1}, {&s, 1}, 1);
+    adamw::update({0.5, 0, 0, 1, 0.25, 0, 1}, {&s, 1}, norm_of(1));
     EXPECT_TRUE(close(s.parameter, filled({3}, DType::f64, decays ? 7 : 8), 0));
   }
 }
@@ -58,7 +63,7 @@ TEST(AdamW, BiasCorrectionMakesTheFirstStepsMomentsWhole) {
   s.first_moment.fill_zero();
   s.second_moment.fill_zero();
   s.gradient = filled({2}, DType::f64, 3);
-  adamw::update({0.5, 0.9, 0.95, 0, 0, 1}, {&s, 1}, 1);
+  adamw::update({0.5, 0.9, 0.95, 0, 0, 0, 1}, {&s, 1}, norm_of(1));
   EXPECT_TRUE(close(s.parameter, filled({2}, DType::f64, -0.5), 1e-14));
 }
 
@@ -68,7 +73,7 @@ TEST(AdamW, FloatAgreesWithDoubleAndBitsDoNotDependOnThreads) {
     std::vector<adamw::Slot> slots = {slot("a", {300, 200}, type, true),
                                       slot("b", {7}, type, false), slot("c", {1000}, type, true)};
     for (std::int64_t step = 1; step <= 3; ++step) {
-      adamw::update({1e-2, 0.9, 0.95, 1e-8, 0.1, step}, slots, 0.5);
+      adamw::update({1e-2, 0.9, 0.95, 1e-8, 0.1, 1, step}, slots, norm_of(2));
     }
     omp_set_num_threads(omp_get_num_procs());
     return slots;
@@ -97,10 +102,29 @@ TEST(AdamW, TheGlobalNormIsThatOfAllTensorsAndNeedsNoLuckWithThreads) {
   EXPECT_TRUE(std::isnan(adamw::global_norm(tensors)));
 }
 
+// Without memory m is the clipped gradient.
 TEST(AdamW, ClippingScalesOnlyNormsAboveTheBound) {
-  EXPECT_EQ(adamw::clip_factor(0.5, 1), 1);
-  EXPECT_EQ(adamw::clip_factor(5, 0), 1);
-  EXPECT_NEAR(adamw::clip_factor(4, 1), 0.25, 1e-6);
+  const auto clipped = [](double norm, double clip) {
+    adamw::Slot s = slot("p", {1}, DType::f64, false);
+    s.gradient = filled({1}, DType::f64, 1);
+    adamw::update({0.5, 0, 0, 1, 0, clip, 1}, {&s, 1}, norm_of(norm));
+    return s.first_moment.data<double>()[0];
+  };
+  EXPECT_EQ(clipped(0.5, 1), 1);
+  EXPECT_EQ(clipped(5, 0), 1);
+  EXPECT_NEAR(clipped(4, 1), 0.25, 1e-6);
+}
+
+TEST(AdamW, NothingChangesWhenTheNormIsNotFinite) {
+  for (const double norm :
+       {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+    const adamw::Slot s = slot("p", {9}, DType::f32, true);
+    const Tensor parameter = s.parameter.copy();
+    const Tensor moment = s.second_moment.copy();
+    adamw::update({}, {&s, 1}, norm_of(norm));
+    EXPECT_TRUE(same_bits(s.parameter, parameter));
+    EXPECT_TRUE(same_bits(s.second_moment, moment));
+  }
 }
 
 }  // namespace

@@ -6,7 +6,10 @@
 //   dW += scale (p - onehot(label))^T x
 //
 //   x, dx [N, d]   W, dW [V, d]   labels [N], -100 (any negative) = ignored, else < V
-//   x f32 with W f32 (bf16 and f16 in `forward` only), or all f64; any row stride of x and dx
+//   x f32 with W f32 (bf16 and f16 in `forward` only), or all f64; on a GPU also x, W, dx bf16 with
+//   dW f32; any row stride of x and dx
+//
+// What is found is added to `sums`, which lies where x does: on a GPU nobody waits for it.
 //
 // Rows are worked on in tiles; ignored rows cost nothing. Logits, softmax and sums are f32 (f64),
 // the loss is summed in double. `scale` is the gradient of what is minimised with respect to the
@@ -16,8 +19,8 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 
+#include "metala/base/ragged.h"
 #include "metala/base/tensor.h"
 
 namespace metala::cross_entropy {
@@ -28,13 +31,18 @@ struct Result {
   std::int64_t correct = 0;  // rows whose label is the (first) largest logit
 };
 
+// Sums [3] f64: loss, count, correct.
+Tensor zero_sums(Device);
+Result read(const Tensor& sums);  // waits for the device
+
 // row_loss [N] f32 (f64 with f64), may be absent: each row's loss, 0 for ignored rows.
-// row_best (may be empty): the index of the first largest logit of each labelled row, else -1.
-Result forward(const Tensor& x, const Tensor& weight, std::span<const std::int32_t> labels,
-               Tensor row_loss = {}, std::span<std::int32_t> row_best = {});
+// row_best [N] i32, may be absent: the index of the first largest logit of each labelled row, else
+// -1.
+void forward(const Tensor& x, const Tensor& weight, Ids labels, Tensor sums, Tensor row_loss = {},
+             Tensor row_best = {});
 
 // The same with gradients; dx and dW are added to.
-Result forward_backward(const Tensor& x, const Tensor& weight, std::span<const std::int32_t> labels,
-                        double scale, Tensor dx, Tensor dweight);
+void forward_backward(const Tensor& x, const Tensor& weight, Ids labels, double scale, Tensor dx,
+                      Tensor dweight, Tensor sums);
 
 }  // namespace metala::cross_entropy

@@ -108,14 +108,13 @@ std::int64_t rows_of_tile(std::int64_t vocabulary) {
 
 }  // namespace
 
-Result run(const Tensor& x, const Tensor& weight, std::span<const std::int32_t> labels,
-           double scale, const Tensor& dx, const Tensor& dweight, const Tensor& row_loss,
-           std::span<std::int32_t> row_best) {
+Result run(const Tensor& x, const Tensor& weight, Ids labels, double scale, const Gradients& to,
+           const Rows& wanted) {
   const std::int64_t vocabulary = weight.size(0);
   const std::int64_t width = weight.size(1);
-  const bool gradient = dx.defined();
-  if (row_loss.defined()) row_loss.fill_zero();
-  std::fill(row_best.begin(), row_best.end(), -1);
+  const bool gradient = to.x.defined();
+  if (wanted.loss.defined()) wanted.loss.fill_zero();
+  if (wanted.best.defined()) std::fill_n(wanted.best.data<std::int32_t>(), labels.size(), -1);
   std::vector<std::int64_t> rows;
   for (std::size_t n = 0; n < labels.size(); ++n) {
     if (labels[n] >= 0) rows.push_back(static_cast<std::int64_t>(n));
@@ -156,18 +155,20 @@ Result run(const Tensor& x, const Tensor& weight, std::span<const std::int32_t> 
       result.loss += static_cast<double>(losses[at]);
       ++result.count;
       result.correct += best[at] == static_cast<std::size_t>(labels[n]) ? 1 : 0;
-      if (row_loss.defined()) row_loss.data<float>()[n] = losses[at];
-      if (!row_best.empty()) row_best[n] = static_cast<std::int32_t>(best[at]);
+      if (wanted.loss.defined()) wanted.loss.data<float>()[n] = losses[at];
+      if (wanted.best.defined()) {
+        wanted.best.data<std::int32_t>()[n] = static_cast<std::int32_t>(best[at]);
+      }
     }
     if (!gradient) continue;
     const Tensor din = dinputs.rows(0, count);
     matrix_product(z, Transpose::no, weight, Transpose::no, 0.0f, din);
-    matrix_product(z, Transpose::yes, in, Transpose::no, 1.0f, dweight);
+    matrix_product(z, Transpose::yes, in, Transpose::no, 1.0f, to.weight);
     parallel_ranges(count, 16, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i) {
         const float* from = din.data<float>() + i * din.stride(0);
-        float* to = dx.data<float>() + own[i] * dx.stride(0);
-        for (std::int64_t c = 0; c < width; ++c) to[c] += from[c];
+        float* into = to.x.data<float>() + own[i] * to.x.stride(0);
+        for (std::int64_t c = 0; c < width; ++c) into[c] += from[c];
       }
     });
   }

@@ -4,23 +4,21 @@
 #include <cmath>
 #include <vector>
 
-#include "metala/ops/cross_entropy/cross_entropy.h"
+#include "metala/ops/cross_entropy/cross_entropy_forms.h"
 
 namespace metala::cross_entropy::reference {
 
-// dx and dweight are both absent or both given.
 template <class T>
-Result run(const Tensor& x, const Tensor& weight, std::span<const std::int32_t> labels,
-           double scale, const Tensor& dx, const Tensor& dweight, const Tensor& row_loss,
-           std::span<std::int32_t> row_best) {
+Result run(const Tensor& x, const Tensor& weight, Ids labels, double scale, const Gradients& to,
+           const Rows& rows) {
   const std::int64_t vocabulary = weight.size(0);
   const std::int64_t width = weight.size(1);
   Result result;
   std::vector<T> z(static_cast<std::size_t>(vocabulary));
   for (std::size_t n = 0; n < labels.size(); ++n) {
     const auto row = static_cast<std::int64_t>(n);
-    if (row_loss.defined()) row_loss.data<T>()[n] = 0;
-    if (!row_best.empty()) row_best[n] = -1;
+    if (rows.loss.defined()) rows.loss.data<T>()[n] = 0;
+    if (rows.best.defined()) rows.best.data<std::int32_t>()[n] = -1;
     if (labels[n] < 0) continue;
     const T* in = x.data<T>() + row * x.stride(0);
     std::size_t best = 0;
@@ -38,15 +36,18 @@ Result run(const Tensor& x, const Tensor& weight, std::span<const std::int32_t> 
     result.loss += static_cast<double>(loss);
     ++result.count;
     result.correct += best == label ? 1 : 0;
-    if (row_loss.defined()) row_loss.data<T>()[n] = loss;
-    if (!row_best.empty()) row_best[n] = static_cast<std::int32_t>(best);
-    if (!dx.defined()) continue;
+    if (rows.loss.defined()) rows.loss.data<T>()[n] = loss;
+    if (rows.best.defined()) {
+      rows.best.data<std::int32_t>()[n] = static_cast<std::int32_t>(best);
+    }
+    if (!to.x.defined()) continue;
     for (std::size_t v = 0; v < z.size(); ++v) {
       const T dz = static_cast<T>(scale) * (std::exp(z[v] - largest) / sum - (v == label ? 1 : 0));
       const auto at = static_cast<std::int64_t>(v);
       for (std::int64_t i = 0; i < width; ++i) {
-        dx.data<T>()[row * dx.stride(0) + i] += dz * weight.data<T>()[at * weight.stride(0) + i];
-        dweight.data<T>()[at * dweight.stride(0) + i] += dz * in[i];
+        to.x.data<T>()[row * to.x.stride(0) + i] +=
+            dz * weight.data<T>()[at * weight.stride(0) + i];
+        to.weight.data<T>()[at * to.weight.stride(0) + i] += dz * in[i];
       }
     }
   }

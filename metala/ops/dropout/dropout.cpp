@@ -2,6 +2,7 @@
 
 #include "metala/base/random.h"
 #include "metala/base/threads.h"
+#include "metala/ops/dropout/dropout_cuda.h"
 
 namespace metala::dropout {
 namespace {
@@ -9,9 +10,9 @@ namespace {
 void check(const Mask& mask, const Tensor& from, const Tensor& to) {
   require(mask.probability >= 0 && mask.probability < 1,
           "dropout: probability {}; wanted 0 or more and less than 1", mask.probability);
-  require(from.defined() && from.rank() == 2 &&
-              (from.dtype() == DType::f32 || from.dtype() == DType::f64),
-          "dropout: x must be a matrix [N, d] of f32 or f64");
+  const bool fits = from.defined() && (from.dtype() == DType::f32 || from.dtype() == DType::f64 ||
+                                       (from.dtype() == DType::bf16 && from.device().is_cuda()));
+  require(fits && from.rank() == 2, "dropout: x must be a matrix [N, d] of f32 or f64");
   check_tensor("dropout: x", from, from.shape(), from.dtype());
   check_tensor("dropout: y", to, from.shape(), from.dtype());
 }
@@ -40,8 +41,12 @@ void apply(const Mask& mask, const Tensor& from, const Tensor& to, Write write) 
 }
 
 template <class Write>
-void dispatch(const Mask& mask, const Tensor& from, const Tensor& to, Write write) {
+void dispatch(const Mask& mask, const Tensor& from, const Tensor& to, bool accumulate,
+              Write write) {
   check(mask, from, to);
+  if constexpr (cuda_built) {
+    if (from.device().is_cuda()) return cuda::apply(mask, from, to, accumulate);
+  }
   if (from.dtype() == DType::f64) return apply<double>(mask, from, to, write);
   return apply<float>(mask, from, to, write);
 }
@@ -49,11 +54,11 @@ void dispatch(const Mask& mask, const Tensor& from, const Tensor& to, Write writ
 }  // namespace
 
 void forward(const Mask& mask, const Tensor& x, Tensor y) {
-  dispatch(mask, x, y, [](auto& out, auto value) { out = value; });
+  dispatch(mask, x, y, false, [](auto& out, auto value) { out = value; });
 }
 
 void backward(const Mask& mask, const Tensor& dy, Tensor dx) {
-  dispatch(mask, dy, dx, [](auto& out, auto value) { out += value; });
+  dispatch(mask, dy, dx, true, [](auto& out, auto value) { out += value; });
 }
 
 }  // namespace metala::dropout

@@ -3,7 +3,7 @@
 //
 //   y = x * m / (1 - p),  m = 1 with probability 1 - p, else 0          dx += dy * m / (1 - p)
 //
-//   x, y, dy, dx [N, d]   f32 or f64, any row stride; y may be x     0 <= p < 1
+//   x, y, dy, dx [N, d]   f32 or f64, or on a GPU bf16; any row stride; y may be x     0 <= p < 1
 // Throws Error naming the argument, the shape it has and the shape it needs.
 #pragma once
 

@@ -90,8 +90,14 @@ void backward(Ids ids, const Tensor& dy, double scale, Tensor dtable, std::int32
   require(dtable.dtype() == DType::f32 || dtable.dtype() == DType::f64,
           "embedding: dtable is {}; wanted f32 or f64", name_of(dtable.dtype()));
   check_tensor("embedding: dtable", dtable, dtable.shape(), dtable.dtype());
-  check_tensor("embedding: dy", dy, {static_cast<std::int64_t>(ids.size()), dtable.size(1)},
-               dtable.dtype());
+  const Shape shape = {static_cast<std::int64_t>(ids.size()), dtable.size(1)};
+  if constexpr (cuda_built) {
+    if (dtable.device().is_cuda()) {
+      check_tensor("embedding: dy", dy, shape, dy.dtype());
+      return cuda::backward(ids, dy, scale, dtable, frozen_id);
+    }
+  }
+  check_tensor("embedding: dy", dy, shape, dtable.dtype());
   check_ids(ids, dtable.size(0));
   if (dtable.dtype() == DType::f64) return scatter<double>(ids, dy, scale, dtable, frozen_id);
   return scatter<float>(ids, dy, scale, dtable, frozen_id);

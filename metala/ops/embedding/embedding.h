@@ -3,7 +3,7 @@
 //   y[n] = scale * E[ids[n]]          dE[ids[n]] += scale * dy[n]
 //
 //   ids [N], each in 0..V-1   E [V, d] (f32, bf16, f16, q8, q4; f64)   y, dy [N, d] f32 (f64 with
-//   f64)
+//   f64; on a GPU also bf16)   dE f32 or f64
 //
 // The rows of ids equal to `frozen_id` receive no gradient (Hugging Face's padding_idx); -1: none.
 // Throws Error for an id outside the table: "embedding: id 40000 at position 3; the table has

@@ -49,11 +49,17 @@ void backward(const Tensor& dy, const Tensor& x, const Tensor& weight, const Ten
               const Tensor& inverse_std, Tensor dx, Tensor dweight, Tensor dbias) {
   check(x, weight);
   check_tensor("layer_norm: dy", dy, x.shape(), x.dtype());
-  check_tensor("layer_norm: mean", mean, {x.size(0)}, x.dtype());
-  check_tensor("layer_norm: inverse_std", inverse_std, {x.size(0)}, x.dtype());
+  const DType wide = accumulation_type(x.dtype());
+  check_tensor("layer_norm: mean", mean, {x.size(0)}, wide);
+  check_tensor("layer_norm: inverse_std", inverse_std, {x.size(0)}, wide);
   check_tensor("layer_norm: dx", dx, x.shape(), x.dtype());
-  check_optional("layer_norm: dweight", dweight, {x.size(1)}, x.dtype());
-  check_optional("layer_norm: dbias", dbias, {x.size(1)}, x.dtype());
+  check_optional("layer_norm: dweight", dweight, {x.size(1)}, wide);
+  check_optional("layer_norm: dbias", dbias, {x.size(1)}, wide);
+  if constexpr (cuda_built) {
+    if (x.device().is_cuda()) {
+      return cuda::backward(dy, x, weight, mean, inverse_std, dx, dweight, dbias);
+    }
+  }
   typed(x, [&]<class T>(T) {
     parallel_ranges(x.size(0), rows_per_task, [&](std::int64_t begin, std::int64_t end) {
       reference::backward_rows<T>(dy, x, weight, mean, inverse_std, dx, begin, end);

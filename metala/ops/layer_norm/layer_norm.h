@@ -4,7 +4,8 @@
 //   y = h w + b
 //   dx += r (e - mean_i e - h mean_i(e h)), e = dy w       dw += sum_n dy h       db += sum_n dy
 //
-//   x, y, dy, dx [N, d]   w, b, dw, db [d]   m, r [N]     all f32 or all f64; any row stride
+//   x, y, dy, dx [N, d]   w, b, dw, db [d]   m, r [N]     all f32 or all f64, or on a GPU
+//   x, y, dy, dx bf16 and the rest f32; any row stride
 //
 // The forward pass may leave out m and r; the backward pass needs them, and x.
 // Throws Error naming the argument, the shape it has and the shape it needs.

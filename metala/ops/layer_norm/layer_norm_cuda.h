@@ -8,5 +8,7 @@ namespace metala::layer_norm::cuda {
 
 void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps, Tensor y,
              Tensor mean, Tensor inverse_std);
+void backward(const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& mean,
+              const Tensor& inverse_std, Tensor dx, Tensor dweight, Tensor dbias);
 
 }  // namespace metala::layer_norm::cuda

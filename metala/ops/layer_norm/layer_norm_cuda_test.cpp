@@ -30,5 +30,33 @@ TEST_F(LayerNormOnGpu, AgreesWithTheReference) {
   }
 }
 
+TEST_F(LayerNormOnGpu, GradientsAgreeWithTheReference) {
+  for (const std::int64_t width : {1, 33, 1024, 5000}) {
+    for (const auto& [type, bound] : {std::pair{DType::f32, 4e-5}, {DType::bf16, 8e-3}}) {
+      const Shape shape = {300, width};
+      const Tensor x = random_normal(shape, DType::f32, 1, 3, 2).cast(type);
+      const Tensor dy = random_normal(shape, DType::f32, 4).cast(type);
+      const Tensor weight = random_normal({width}, DType::f32, 2);
+      const Tensor mean = Tensor::zeros({300}, DType::f64);
+      const Tensor inverse_std = Tensor::zeros({300}, DType::f64);
+      layer_norm::forward(x.cast(DType::f64), weight.cast(DType::f64), {}, 1e-5,
+                          Tensor::zeros(shape, DType::f64), mean, inverse_std);
+      const Tensor dx = there(filled(shape, DType::f32, 0.5), type);
+      const Tensor dweight = there(filled({width}, DType::f32, 0.5));
+      const Tensor dbias = there(filled({width}, DType::f32, 0.5));
+      layer_norm::backward(there(dy), there(x), there(weight), there(mean, DType::f32),
+                           there(inverse_std, DType::f32), dx, dweight, dbias);
+      const Tensor dx64 = filled(shape, DType::f64, 0.5);
+      const Tensor dweight64 = filled({width}, DType::f64, 0.5);
+      const Tensor dbias64 = filled({width}, DType::f64, 0.5);
+      layer_norm::backward(dy.cast(DType::f64), x.cast(DType::f64), weight.cast(DType::f64), mean,
+                           inverse_std, dx64, dweight64, dbias64);
+      EXPECT_TRUE(close(dx.to({}), dx64, bound)) << width;
+      EXPECT_TRUE(close(dweight.to({}), dweight64, 1e-5)) << width;
+      EXPECT_TRUE(close(dbias.to({}), dbias64, 1e-5)) << width;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace metala

@@ -60,6 +60,9 @@ void backward_input(const Tensor& dy, const Tensor& weight, Tensor dx) {
   check_matrix("linear: dy", dy);
   check_tensor("linear: dy", dy, {dy.size(0), weight.size(0)}, weight.dtype());
   check_tensor("linear: dx", dx, {dy.size(0), weight.size(1)}, weight.dtype());
+  if constexpr (cuda_built) {
+    if (dy.device().is_cuda()) return cuda::backward_input(dy, weight, dx);
+  }
   if (dy.dtype() == DType::f64) return reference::backward_input<double>(dy, weight, dx);
   return cpu::backward_input_blas(dy, weight, dx);
 }
@@ -68,8 +71,12 @@ void backward_weight(const Tensor& dy, const Tensor& x, Tensor dweight, Tensor d
   check_matrix("linear: dy", dy);
   check_matrix("linear: x", x);
   check_tensor("linear: x", x, {dy.size(0), x.size(1)}, dy.dtype());
-  check_tensor("linear: dweight", dweight, {dy.size(1), x.size(1)}, dy.dtype());
-  check_optional("linear: dbias", dbias, {dy.size(1)}, dy.dtype());
+  const DType wide = accumulation_type(dy.dtype());
+  check_tensor("linear: dweight", dweight, {dy.size(1), x.size(1)}, wide);
+  check_optional("linear: dbias", dbias, {dy.size(1)}, wide);
+  if constexpr (cuda_built) {
+    if (dy.device().is_cuda()) return cuda::backward_weight(dy, x, dweight, dbias);
+  }
   if (dy.dtype() == DType::f64) {
     return reference::backward_weight<double>(dy, x, dweight, dbias);
   }

@@ -6,7 +6,8 @@
 //   x [N, in]   W [out, in]   b [out] or absent   y [N, out]
 //
 // Types: all f64 (the reference), or x, b, y f32 with W f32, bf16, f16, or in blocks (q8,
-// q4; base/quantized.h). Gradients with respect to W are f32 or f64 like x. Outer strides of x, y,
+// q4; base/quantized.h), or on a GPU x and W both f32 or both bf16. Gradients with respect to W and
+// b are f32, or f64 with all f64. Outer strides of x, y,
 // dy, dx are free. f32 runs on the BLAS for many rows and on row-streaming vector kernels for few
 // (decoding), where the time is that of reading W once. Throws Error naming the argument, the shape
 // it has and the shape it needs.

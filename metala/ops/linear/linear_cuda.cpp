@@ -1,5 +1,6 @@
 #include "metala/ops/linear/linear_cuda.h"
 
+#include "metala/device/cuda/column_sums.h"
 #include "metala/device/cuda/matrix_product_cuda.h"
 
 namespace metala::linear::cuda {
@@ -16,8 +17,9 @@ void backward_input(const Tensor& dy, const Tensor& weight, Tensor dx) {
   matrix_product(dy, Transpose::no, weight, Transpose::no, dx, true);
 }
 
-void backward_weight(const Tensor& dy, const Tensor& x, Tensor dweight) {
+void backward_weight(const Tensor& dy, const Tensor& x, Tensor dweight, Tensor dbias) {
   matrix_product(dy, Transpose::yes, x, Transpose::no, dweight, true);
+  if (dbias.defined()) metala::cuda::add_column_sums(dy, dbias);
 }
 
 }  // namespace metala::linear::cuda

@@ -43,7 +43,45 @@ TEST_F(LinearOnGpu, ColumnsOfWiderMatricesAreReadAndWrittenInPlace) {
   EXPECT_TRUE(close(wide.to({}), want, 3e-6));
 }
 
+TEST_F(LinearOnGpu, GradientsAgreeWithTheReference) {
+  for (const std::int64_t rows : {1, 7, 200}) {
+    for (const auto& [in, out] : {std::pair<std::int64_t, std::int64_t>{8, 8}, {100, 33}}) {
+      for (const auto& [type, bound] : {std::pair{DType::f32, 4e-6}, {DType::bf16, 8e-3}}) {
+        const Tensor x = random_normal({rows, in}, DType::f32, 1).cast(type);
+        const Tensor weight = random_normal({out, in}, DType::f32, 2).cast(type);
+        const Tensor dy = random_normal({rows, out}, DType::f32, 3).cast(type);
+        const Tensor dx = there(filled({rows, in}, DType::f32, 0.5), type);
+        const Tensor dweight = there(filled({out, in}, DType::f32, 0.5));
+        const Tensor dbias = there(filled({out}, DType::f32, 0.5));
+        linear::backward_input(there(dy), there(weight), dx);
+        linear::backward_weight(there(dy), there(x), dweight, dbias);
+        const Tensor dx64 = filled({rows, in}, DType::f64, 0.5);
+        const Tensor dweight64 = filled({out, in}, DType::f64, 0.5);
+        const Tensor dbias64 = filled({out}, DType::f64, 0.5);
+        linear::backward_input(dy.cast(DType::f64), weight.cast(DType::f64), dx64);
+        linear::backward_weight(dy.cast(DType::f64), x.cast(DType::f64), dweight64, dbias64);
+        EXPECT_TRUE(close(dx.to({}), dx64, bound)) << rows << " rows, " << in << " to " << out;
+        EXPECT_TRUE(close(dweight.to({}), dweight64, 4e-6)) << rows << " rows, to " << out;
+        EXPECT_TRUE(close(dbias.to({}), dbias64, 4e-6)) << rows << " rows, to " << out;
+      }
+    }
+  }
+}
+
 class EmbeddingOnGpu : public GpuTest {};
+
+TEST_F(EmbeddingOnGpu, GradientsOfRepeatedIdsAddUpAndAFrozenIdHasNone) {
+  std::vector<std::int32_t> ids;
+  for (std::int32_t n = 0; n < 1000; ++n) ids.push_back(n % 7 == 0 ? 4 : n * n % 11);
+  for (const auto type : {DType::f32, DType::bf16}) {
+    const Tensor dy = random_normal({1000, 70}, DType::f32, 2).cast(type);
+    const Tensor got = there(filled({11, 70}, DType::f32, 0.5));
+    embedding::backward(mirrored(ids), there(dy), 2, got, 3);
+    const Tensor want = filled({11, 70}, DType::f64, 0.5);
+    embedding::backward(ids, dy.cast(DType::f64), 2, want, 3);
+    EXPECT_TRUE(close(got.to({}), want, 2e-6));
+  }
+}
 
 TEST_F(EmbeddingOnGpu, RowsAreLookedUpAndScaled) {
   const Tensor table = random_normal({11, 70}, DType::f32, 1);

@@ -111,6 +111,11 @@ void backward(const Options& options, const Inputs& in, Offsets offsets, const T
   require(!options.bidirectional || !to.before.defined(),
           "metala_attention: gradient of before is asked for, but a bidirectional pass carries no "
           "state");
+  if constexpr (cuda_built) {
+    if (in.q.device().is_cuda()) {
+      return cuda::backward(options, in, offsets, mixed, do_, dafter, to);
+    }
+  }
   if (s.type == DType::f64) {
     return reference::backward<double>(options, in, offsets, mixed, do_, dafter, to);
   }

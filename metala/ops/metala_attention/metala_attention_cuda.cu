@@ -8,9 +8,9 @@
 // are computed together and wait in shared memory.
 #include "metala/device/cuda/cuda_device.h"
 #include "metala/device/cuda/cuda_error.h"
+#include "metala/ops/metala_attention/metala_attention_arguments.cuh"
 #include "metala/ops/metala_attention/metala_attention_chunk_cuda.h"
 #include "metala/ops/metala_attention/metala_attention_cuda.h"
-#include "metala/ops/metala_attention/metala_attention_gates.cuh"
 
 namespace metala::metala_attention::cuda {
 namespace {
@@ -24,42 +24,6 @@ constexpr int columns = 64;  // of a block
 constexpr int parts = 4;     // lanes that share a column
 constexpr int threads = columns * parts;
 constexpr int tokens_at_once = 16;
-constexpr float norm_epsilon = 1e-5f;
-
-template <class T>
-struct Rows {
-  T* data = nullptr;
-  std::int64_t stride = 0;
-  __device__ T* row(std::int64_t t) const { return data + t * stride; }
-};
-
-template <class T>
-Rows<T> rows(const Tensor& t) {
-  return {static_cast<T*>(t.raw()), t.defined() ? t.stride(0) : 0};
-}
-
-template <class T>
-struct Problem {
-  Rows<const T> q, u, k, v, z;
-  const float* aug;
-  const float* fixed_decay;
-  const float* before;
-  Rows<T> o, mixed;
-  float* after;
-  const std::int64_t* offsets;
-  int heads, key_width, value_width;
-  float inverse_temperature, scale;
-
-  __device__ Gate gate_at(std::int64_t t, int channel) const {
-    if (u.data != nullptr) return gate(to_float(u.row(t)[channel]), inverse_temperature);
-    if (fixed_decay != nullptr) return gate(fixed_decay[channel], inverse_temperature);
-    return {1.0f, 0.0f};
-  }
-  // k of a channel whose gate is known.
-  __device__ float key_at(std::int64_t t, int channel, Gate g) const {
-    return k.data != nullptr ? to_float(k.row(t)[channel]) : g.lose;
-  }
-};
 
 // What the recurrence needs of 16 tokens.
 template <int key_rows>
@@ -72,7 +36,7 @@ struct Tokens {
 // key_rows: K rounded up to 4 x rows_of_lane. Writes scale S^T q into o; adds to what is there on
 // the way back of a bidirectional pass.
 template <int rows_of_lane, class T>
-__global__ void __launch_bounds__(threads) recurrence(Problem<T> p, bool backwards) {
+__global__ void __launch_bounds__(threads) recurrence(Arguments<T> p, bool backwards) {
   constexpr int key_rows = rows_of_lane * parts;
   extern __shared__ float memory[];
   Tokens<key_rows>& tokens = *reinterpret_cast<Tokens<key_rows>*>(memory);
@@ -176,7 +140,7 @@ __device__ __forceinline__ void store_share(const Share<n>& share, Bf16* to) {
 constexpr int warps = 8;
 
 template <class T>
-__global__ void __launch_bounds__(32 * warps) local(Problem<T> p, std::int64_t token_heads) {
+__global__ void __launch_bounds__(32 * warps) local(Arguments<T> p, std::int64_t token_heads) {
   const std::int64_t index =
       static_cast<std::int64_t>(blockIdx.x) * warps + static_cast<int>(threadIdx.x) / 32;
   if (index >= token_heads) return;
@@ -233,7 +197,7 @@ __global__ void __launch_bounds__(32 * warps) local(Problem<T> p, std::int64_t t
 // at once and keep it.
 template <int key_share, int value_share>
 __global__ void __launch_bounds__(32 * warps)
-    local_in_shares(Problem<Bf16> p, std::int64_t token_heads) {
+    local_in_shares(Arguments<Bf16> p, std::int64_t token_heads) {
   const std::int64_t index =
       static_cast<std::int64_t>(blockIdx.x) * warps + static_cast<int>(threadIdx.x) / 32;
   if (index >= token_heads) return;
@@ -276,7 +240,7 @@ __global__ void __launch_bounds__(32 * warps)
 
 // Whether local_in_shares was launched: bf16 with everything that the released models have.
 template <class T>
-bool launch_in_shares(const Problem<T>& p, unsigned blocks, std::int64_t token_heads,
+bool launch_in_shares(const Arguments<T>& p, unsigned blocks, std::int64_t token_heads,
                       cudaStream_t stream) {
   if constexpr (std::is_same_v<T, Bf16>) {
     const bool whole =
@@ -304,7 +268,7 @@ bool launch_in_shares(const Problem<T>& p, unsigned blocks, std::int64_t token_h
 }
 
 template <int rows_of_lane, class T>
-void launch_recurrence(const Problem<T>& p, std::int64_t batch, bool backwards,
+void launch_recurrence(const Arguments<T>& p, std::int64_t batch, bool backwards,
                        cudaStream_t stream) {
   constexpr int bytes = static_cast<int>(sizeof(Tokens<rows_of_lane * parts>));
   const auto kernel = recurrence<rows_of_lane, T>;
@@ -317,7 +281,7 @@ void launch_recurrence(const Problem<T>& p, std::int64_t batch, bool backwards,
 }
 
 template <class T>
-void recur(const Problem<T>& p, std::int64_t batch, bool backwards, cudaStream_t stream) {
+void recur(const Arguments<T>& p, std::int64_t batch, bool backwards, cudaStream_t stream) {
   if (p.key_width <= 32) return launch_recurrence<8>(p, batch, backwards, stream);
   if (p.key_width <= 64) return launch_recurrence<16>(p, batch, backwards, stream);
   if (p.key_width <= 128) return launch_recurrence<32>(p, batch, backwards, stream);
@@ -336,24 +300,10 @@ void forward(const Options& options, const Inputs& in, Offsets offsets, Tensor o
   // A chunk costs as much when it is nearly empty: decoding goes token by token.
   const bool by_chunks = in.q.size(0) >= 16 * batch && fits_chunks(options, in, o);
   metala::cuda::with_type(in.q.dtype(), [&]<class T>(T) {
-    Problem<T> p;
-    p.q = rows<const T>(in.q);
-    p.u = rows<const T>(in.u);
-    p.k = rows<const T>(in.k);
-    p.v = rows<const T>(in.v);
-    p.z = rows<const T>(in.z);
-    p.aug = static_cast<const float*>(in.aug.raw());
-    p.fixed_decay = static_cast<const float*>(in.fixed_decay.raw());
-    p.before = static_cast<const float*>(in.before.raw());
+    Arguments<T> p = arguments<T>(options, in, offsets);
     p.o = rows<T>(o);
     p.mixed = rows<T>(mixed);
     p.after = static_cast<float*>(after.raw());
-    p.offsets = offsets.there();
-    p.heads = static_cast<int>(options.heads);
-    p.key_width = static_cast<int>(in.q.size(1) / options.heads);
-    p.value_width = static_cast<int>(in.v.size(1) / options.heads);
-    p.inverse_temperature = static_cast<float>(1 / options.temperature);
-    p.scale = static_cast<float>(options.scale);
     if (by_chunks) {
       forward_in_chunks(options, in, offsets, o, after);
     } else {

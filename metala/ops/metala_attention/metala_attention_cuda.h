@@ -7,5 +7,7 @@
 namespace metala::metala_attention::cuda {
 
 void forward(const Options&, const Inputs&, Offsets offsets, Tensor o, Tensor mixed, Tensor after);
+void backward(const Options&, const Inputs&, Offsets offsets, const Tensor& mixed,
+              const Tensor& do_, const Tensor& dafter, const Gradients&);
 
 }  // namespace metala::metala_attention::cuda

@@ -40,6 +40,42 @@ class MetalaAttentionOnGpu : public harness::GpuTest {
       EXPECT_TRUE(close(got.after, want.after, state_bound));
     }
   }
+
+  Gradients gradients(const Problem& p, const Inputs& in, const Tensor& mixed, DType type) {
+    const Cotangents c = cotangents_of(p, DType::f32);
+    const auto start = gradients_like(p, in, 0.25);
+    const Gradients to = {there(start.q, type),     there(start.u, type), there(start.k, type),
+                          there(start.v, type),     there(start.z, type), there(start.aug),
+                          there(start.fixed_decay), there(start.before)};
+    const auto offsets = p.offsets();
+    backward(p.options(), moved(in, type), mirrored(offsets), there(mixed, type), there(c.o, type),
+             there(c.after), to);
+    return to;
+  }
+
+  // Gradients against the reference in double, on the same inputs, mixed values and cotangents.
+  void expect_gradients(const Problem& p, DType type, double bound) {
+    SCOPED_TRACE(p.text());
+    Inputs in = inputs_of(p);
+    const auto round = [type](Tensor& t) {
+      if (t.defined()) t = t.cast(type).cast(DType::f32);
+    };
+    for (Tensor* t : {&in.q, &in.u, &in.k, &in.v, &in.z}) round(*t);
+    const Inputs exact = cast(in, DType::f64);
+    Tensor mixed = run_forward(p, exact).mixed.cast(DType::f32);
+    round(mixed);
+    Cotangents c = cotangents_of(p, DType::f32);
+    round(c.o);
+    const Gradients want = gradients_like(p, exact, 0.25);
+    backward(p.options(), exact, p.offsets(), mixed.cast(DType::f64), c.o.cast(DType::f64),
+             c.after.defined() ? c.after.cast(DType::f64) : c.after, want);
+    const auto got = named(gradients(p, in, mixed, type));
+    const auto wanted = named(want);
+    for (std::size_t i = 0; i < got.size(); ++i) {
+      if (!wanted[i].second.defined()) continue;
+      EXPECT_TRUE(close(got[i].second.to({}), wanted[i].second, bound)) << wanted[i].first;
+    }
+  }
 };
 
 TEST_F(MetalaAttentionOnGpu, FloatsAgreeWithTheReferenceForEveryGateAndLength) {
@@ -129,6 +165,76 @@ TEST_F(MetalaAttentionOnGpu, Bf16AgreesWithTheReferenceAcrossSegments) {
                       .value_width = 128,
                       .gates = gates},
                      DType::bf16, 1.5e-2, 1e-2);
+  }
+}
+
+TEST_F(MetalaAttentionOnGpu, GradientsInFloatsAgreeWithTheReferenceForEveryGateAndLength) {
+  for (const auto gates : all_gate_patterns) {
+    for (const std::int64_t length : {1, 16, 17, 64, 65, 200}) {
+      for (const bool tied : {true, false}) {
+        expect_gradients({.lengths = {length},
+                          .key_width = 17,
+                          .value_width = 33,
+                          .tied = tied,
+                          .gates = gates,
+                          .seed = static_cast<std::uint64_t>(length)},
+                         DType::f32, 3e-5);
+      }
+    }
+  }
+}
+
+TEST_F(MetalaAttentionOnGpu, GradientsInFloatsAgreeWithTheReferenceForEverySize) {
+  const std::pair<std::int64_t, std::int64_t> sizes[] = {
+      {1, 1},   {3, 5},     {16, 16},   {32, 32},   {64, 64},   {64, 128},
+      {17, 33}, {128, 128}, {128, 256}, {200, 130}, {256, 256}, {256, 1}};
+  for (const auto& [key_width, value_width] : sizes) {
+    expect_gradients({.lengths = {33}, .key_width = key_width, .value_width = value_width},
+                     DType::f32, 3e-5);
+  }
+}
+
+TEST_F(MetalaAttentionOnGpu, GradientsInFloatsAgreeWithTheReferenceForEveryOption) {
+  for (const auto decay : {Decay::dynamic, Decay::fixed, Decay::none}) {
+    for (int options = 0; options < 32; ++options) {
+      Problem p = {.lengths = {33, 0, 5, 70}, .key_width = 64, .value_width = 9, .decay = decay};
+      p.tied = (options & 1) != 0 && decay != Decay::none;
+      p.augmented = (options & 2) != 0;
+      p.gated = (options & 4) != 0;
+      p.bidirectional = (options & 8) != 0;
+      p.carried = (options & 16) != 0;
+      expect_gradients(p, DType::f32, 3e-5);
+    }
+  }
+}
+
+TEST_F(MetalaAttentionOnGpu, GradientsInBf16AgreeWithTheReferenceForEveryGate) {
+  for (const auto gates : all_gate_patterns) {
+    for (const auto& [key_width, value_width] : {std::pair<std::int64_t, std::int64_t>{64, 128},
+                                                 {128, 256},
+                                                 {128, 128},
+                                                 {64, 64},
+                                                 {32, 32},
+                                                 {17, 33}}) {
+      expect_gradients({.lengths = {100, 1, 0, 230},
+                        .key_width = key_width,
+                        .value_width = value_width,
+                        .gates = gates},
+                       DType::bf16, 2e-2);
+    }
+  }
+}
+
+TEST_F(MetalaAttentionOnGpu, TheSameInputsGiveTheSameGradients) {
+  const Problem p = {.lengths = {300, 77}, .key_width = 64, .value_width = 128};
+  const Inputs in = inputs_of(p);
+  const Tensor mixed = run_forward(p, in).mixed;
+  const auto first = named(gradients(p, in, mixed, DType::bf16));
+  const auto second = named(gradients(p, in, mixed, DType::bf16));
+  for (std::size_t i = 0; i < first.size(); ++i) {
+    if (!first[i].second.defined()) continue;
+    EXPECT_TRUE(harness::same_bits(first[i].second.to({}), second[i].second.to({})))
+        << first[i].first;
   }
 }
 

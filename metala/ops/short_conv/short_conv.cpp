@@ -53,9 +53,14 @@ void backward(const Tensor& dy, const Tensor& x, const Tensor& weight, Offsets o
   check_state("short_conv: before", before, x, weight, offsets);
   check_state("short_conv: dafter", dafter, x, weight, offsets);
   check_tensor("short_conv: dx", dx, x.shape(), x.dtype());
-  check_tensor("short_conv: dweight", dweight, weight.shape(), x.dtype());
+  check_tensor("short_conv: dweight", dweight, weight.shape(), accumulation_type(x.dtype()));
   require(dweight.contiguous(), "short_conv: dweight must be contiguous");
   check_state("short_conv: dbefore", dbefore, x, weight, offsets);
+  if constexpr (cuda_built) {
+    if (x.device().is_cuda()) {
+      return cuda::backward(dy, x, weight, offsets, before, dafter, dx, dweight, dbefore);
+    }
+  }
   if (x.dtype() == DType::f64) {
     return reference::backward<double>(dy, x, weight, offsets, before, dafter, dx, dweight,
                                        dbefore);

@@ -8,7 +8,8 @@
 // reads the last W-1 of them).
 //
 //   x, y, dy, dx [N, d]   w, dw [d, W], 1 <= W <= 16   before, after, dbefore, dafter [B, d, W]
-//   all f32 or all f64; any row stride of x, y, dy, dx; states and w contiguous
+//   all f32 or all f64, or on a GPU x, y, dy, dx bf16 and the rest f32; any row stride of x, y, dy,
+//   dx; states and w contiguous
 //
 // `after` may be absent or the same memory as `before` (then it is updated in place). A sequence
 // of no tokens copies its state. Backward: dx, dw, dbefore are added to; dafter is the gradient of

@@ -1,5 +1,5 @@
-// The CUDA form: x, y f32 or bf16; weight and states f32. Arguments are checked before they come
-// here; offsets must be mirrored on the GPU.
+// The CUDA form: x, y, dy, dx f32 or bf16; weight, dweight and states f32. Arguments are checked
+// before they come here; offsets must be mirrored on the GPU.
 #pragma once
 
 #include "metala/base/ragged.h"
@@ -9,5 +9,8 @@ namespace metala::short_conv::cuda {
 
 void forward(const Tensor& x, const Tensor& weight, Offsets offsets, const Tensor& before, Tensor y,
              Tensor after);
+void backward(const Tensor& dy, const Tensor& x, const Tensor& weight, Offsets offsets,
+              const Tensor& before, const Tensor& dafter, Tensor dx, Tensor dweight,
+              Tensor dbefore);
 
 }  // namespace metala::short_conv::cuda

@@ -38,6 +38,44 @@ TEST_F(ShortConvOnGpu, AgreesWithTheReferenceForEveryWidthAndRaggedBatch) {
   }
 }
 
+TEST_F(ShortConvOnGpu, GradientsAgreeWithTheReferenceForEveryWidthAndRaggedBatch) {
+  const std::vector<std::int64_t> ragged = {0, 1, 1, 4, 37, 39, 171, 171};
+  const auto batch = batch_of(ragged);
+  for (const std::int64_t channels : {1, 17, 130}) {
+    for (const std::int64_t width : {1, 2, 4, 16}) {
+      for (const bool carried : {false, true}) {
+        for (const auto& [type, bound] : {std::pair{DType::f32, 4e-6}, {DType::bf16, 1e-2}}) {
+          const Shape shape = {171, channels};
+          const Shape states = {batch, channels, width};
+          const Tensor x = random_normal(shape, DType::f32, 1).cast(type);
+          const Tensor dy = random_normal(shape, DType::f32, 4).cast(type);
+          const Tensor weight = random_normal({channels, width}, DType::f32, 2);
+          const auto state = [&](std::uint64_t seed) {
+            return carried ? random_normal(states, DType::f32, seed) : Tensor();
+          };
+          const auto exact = [](const Tensor& t) { return t.defined() ? t.cast(DType::f64) : t; };
+          const Tensor before = state(3), dafter = state(5);
+          const Tensor dx = there(filled(shape, DType::f32, 0.5), type);
+          const Tensor dweight = there(filled({channels, width}, DType::f32, 0.5));
+          const Tensor dbefore = there(filled(states, DType::f32, 0.5));
+          short_conv::backward(there(dy), there(x), there(weight), mirrored(ragged), there(before),
+                               there(dafter), dx, dweight, carried ? dbefore : Tensor());
+          const Tensor dx64 = filled(shape, DType::f64, 0.5);
+          const Tensor dweight64 = filled({channels, width}, DType::f64, 0.5);
+          const Tensor dbefore64 = filled(states, DType::f64, 0.5);
+          short_conv::backward(exact(dy), exact(x), exact(weight), ragged, exact(before),
+                               exact(dafter), dx64, dweight64, carried ? dbefore64 : Tensor());
+          EXPECT_TRUE(close(dx.to({}), dx64, bound)) << channels << " channels, width " << width;
+          EXPECT_TRUE(close(dweight.to({}), dweight64, 1e-5))
+              << channels << " channels, width " << width;
+          EXPECT_TRUE(close(dbefore.to({}), dbefore64, 1e-5))
+              << channels << " channels, width " << width;
+        }
+      }
+    }
+  }
+}
+
 TEST_F(ShortConvOnGpu, AStateIsUpdatedInPlace) {
   const std::vector<std::int64_t> one_each = {0, 1, 2, 3};
   const Tensor x = random_normal({3, 50}, DType::f32, 1);

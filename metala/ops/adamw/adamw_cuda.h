@@ -1,0 +1,11 @@
+// The CUDA form: f32, many tensors a launch. Arguments are checked before they come here.
+#pragma once
+
+#include "metala/ops/adamw/adamw.h"
+
+namespace metala::adamw::cuda {
+
+void update(const Options&, std::span<const Slot>, const Tensor& norm);
+void global_norm(std::span<const Tensor>, const Tensor& norm);
+
+}  // namespace metala::adamw::cuda

@@ -1,0 +1,278 @@
+// Labelled rows in tiles: a matrix product gives a tile's logits in f32, a block for each row finds
+// its loss and turns logits into their gradient, two more products carry that into dx and dW. Where
+// every row has a label the products read and write x and dx themselves, else gathered copies.
+#include <algorithm>
+#include <cfloat>
+#include <climits>
+
+#include "metala/device/cuda/cuda_device.h"
+#include "metala/device/cuda/cuda_error.h"
+#include "metala/device/cuda/matrix_product_cuda.h"
+#include "metala/device/cuda/pieces.h"
+#include "metala/device/cuda/vector.cuh"
+#include "metala/ops/cross_entropy/cross_entropy_cuda.h"
+
+namespace metala::cross_entropy::cuda {
+namespace {
+
+using metala::cuda::from_float;
+using metala::cuda::Pack;
+using metala::cuda::to_float;
+using metala::cuda::Transpose;
+
+constexpr std::int64_t tile_elements = std::int64_t{1} << 26;  // 256 MiB of logits
+constexpr int threads = 1024;
+constexpr unsigned everyone = 0xffffffffu;
+
+// A part of a row: its largest element and that one's first place (a NaN counts as the largest),
+// and the sum of e^(z - shift) with shift the largest number.
+struct Part {
+  float largest;
+  int place;
+  float shift, sum;
+};
+
+__device__ bool comes_first(const Part& a, const Part& b) {
+  const bool a_nan = isnan(a.largest);
+  const bool b_nan = isnan(b.largest);
+  if (a_nan != b_nan) return a_nan;
+  if (!a_nan && a.largest != b.largest) return a.largest > b.largest;
+  return a.place < b.place;
+}
+
+__device__ Part joined(const Part& a, const Part& b) {
+  Part both = comes_first(a, b) ? a : b;
+  both.shift = fmaxf(a.shift, b.shift);
+  both.sum = a.sum * __expf(a.shift - both.shift) + b.sum * __expf(b.shift - both.shift);
+  return both;
+}
+
+__device__ Part from_lane(const Part& part, int distance) {
+  return {__shfl_xor_sync(everyone, part.largest, distance),
+          __shfl_xor_sync(everyone, part.place, distance),
+          __shfl_xor_sync(everyone, part.shift, distance),
+          __shfl_xor_sync(everyone, part.sum, distance)};
+}
+
+__device__ Part joined_over_warp(Part part) {
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) {
+    part = joined(part, from_lane(part, distance));
+  }
+  return part;
+}
+
+constexpr Part nothing = {-FLT_MAX, INT_MAX, -FLT_MAX, 0.0f};
+
+__device__ void take(Part& part, float z, int place) {
+  if (comes_first({z, place, 0, 0}, part)) {
+    part.largest = z;
+    part.place = place;
+  }
+}
+
+// Every thread gets the whole row's part.
+__device__ Part part_of_row(const float* z, int vocabulary) {
+  constexpr int at_once = 4;
+  Part part = nothing;
+  for (int first = static_cast<int>(threadIdx.x) * at_once; first < vocabulary;
+       first += threads * at_once) {
+    float value[at_once];
+    if (vocabulary % at_once == 0) {
+      const auto pack = *reinterpret_cast<const Pack<float>*>(z + first);
+#pragma unroll
+      for (int i = 0; i < at_once; ++i) value[i] = pack.at[i];
+    } else {
+#pragma unroll
+      for (int i = 0; i < at_once; ++i)
+        value[i] = first + i < vocabulary ? z[first + i] : -INFINITY;
+    }
+    float shift = part.shift;
+#pragma unroll
+    for (int i = 0; i < at_once; ++i) {
+      shift = fmaxf(shift, value[i]);
+      if (first + i < vocabulary) take(part, value[i], first + i);
+    }
+    part.sum *= __expf(part.shift - shift);
+#pragma unroll
+    for (int i = 0; i < at_once; ++i) part.sum += __expf(value[i] - shift);
+    part.shift = shift;
+  }
+  __shared__ Part parts[threads / 32];
+  part = joined_over_warp(part);
+  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = part;
+  __syncthreads();
+  return joined_over_warp(parts[threadIdx.x % 32]);
+}
+
+struct Found {
+  float* loss;         // [N]
+  std::int32_t* best;  // [N]
+};
+
+// gradients null: not wanted; they may be the logits themselves. `rows` null: tile row i is row
+// first + i.
+template <class T>
+__global__ void __launch_bounds__(threads)
+    finish_rows(const float* logits, int vocabulary, const std::int32_t* rows, std::int64_t first,
+                const std::int32_t* labels, float scale, T* gradients, Found found) {
+  const std::int64_t own = static_cast<std::int64_t>(blockIdx.x) * vocabulary;
+  const float* z = logits + own;
+  const std::int64_t n = rows == nullptr ? first + blockIdx.x : rows[first + blockIdx.x];
+  const int label = labels[n];
+  const float at_label = z[label];
+  const Part row = part_of_row(z, vocabulary);
+  if (threadIdx.x == 0) {
+    found.loss[n] = logf(row.sum) + (row.shift - at_label);
+    found.best[n] = row.place;
+  }
+  if (gradients == nullptr) return;
+  const float share = scale / row.sum;
+  for (int v = static_cast<int>(threadIdx.x); v < vocabulary; v += threads) {
+    const float p = share * __expf(z[v] - row.shift);
+    gradients[own + v] = from_float<T>(v == label ? p - scale : p);
+  }
+}
+
+// The numbers of the rows that have a label, in order. One block.
+__global__ void __launch_bounds__(threads)
+    list_rows(const std::int32_t* labels, int count, std::int32_t* rows) {
+  __shared__ int of_warp[threads / 32];
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  int done = 0;
+  for (int first = 0; first < count; first += threads) {
+    const int n = first + static_cast<int>(threadIdx.x);
+    const bool labelled = n < count && labels[n] >= 0;
+    const unsigned mask = __ballot_sync(everyone, labelled);
+    if (lane == 0) of_warp[warp] = __popc(mask);
+    __syncthreads();
+    int before = done;
+    for (int w = 0; w < threads / 32; ++w) {
+      if (w < warp) before += of_warp[w];
+      done += of_warp[w];
+    }
+    if (labelled) rows[before + __popc(mask & ((1u << lane) - 1))] = n;
+    __syncthreads();
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(256)
+    gather_rows(const std::int32_t* rows, const T* from, std::int64_t stride, T* to, int width) {
+  const T* row = from + rows[blockIdx.x] * stride;
+  for (int i = static_cast<int>(threadIdx.x); i < width; i += 256) {
+    to[static_cast<std::int64_t>(blockIdx.x) * width + i] = row[i];
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(256)
+    scatter_rows(const std::int32_t* rows, const T* from, T* to, std::int64_t stride, int width) {
+  T* row = to + rows[blockIdx.x] * stride;
+  for (int i = static_cast<int>(threadIdx.x); i < width; i += 256) {
+    const float value = to_float(from[static_cast<std::int64_t>(blockIdx.x) * width + i]);
+    row[i] = from_float<T>(to_float(row[i]) + value);
+  }
+}
+
+// Adds the labelled rows' losses and counts to `sums`, and marks the others. One block, a fixed
+// order.
+__global__ void __launch_bounds__(threads)
+    add_up(const std::int32_t* labels, std::int64_t count, Found found, double* sums) {
+  __shared__ double parts[3][threads];
+  double own[3] = {0, 0, 0};
+  for (std::int64_t n = threadIdx.x; n < count; n += threads) {
+    if (labels[n] < 0) {
+      found.loss[n] = 0;
+      found.best[n] = -1;
+      continue;
+    }
+    own[0] += static_cast<double>(found.loss[n]);
+    own[1] += 1;
+    own[2] += found.best[n] == labels[n] ? 1 : 0;
+  }
+  for (int i = 0; i < 3; ++i) parts[i][threadIdx.x] = own[i];
+  for (int half = threads / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (static_cast<int>(threadIdx.x) >= half) continue;
+    for (int i = 0; i < 3; ++i) parts[i][threadIdx.x] += parts[i][threadIdx.x + half];
+  }
+  if (threadIdx.x < 3) sums[threadIdx.x] += parts[threadIdx.x][0];
+}
+
+struct Scratch {
+  Tensor logits, gradients, inputs, dinputs;
+  std::int32_t* rows = nullptr;
+  Found found = {};
+};
+
+}  // namespace
+
+void run(const Tensor& x, const Tensor& weight, Ids labels, double scale, const Gradients& to,
+         const Tensor& sums, const Rows& wanted) {
+  const auto stream = metala::cuda::enter(
+      "cross_entropy", {&x, &weight, &sums, &to.x, &to.weight, &wanted.loss, &wanted.best});
+  const std::int64_t count = x.size(0);
+  const std::int64_t width = x.size(1);
+  const std::int64_t vocabulary = weight.size(0);
+  const DType type = x.dtype();
+  const Device device = x.device();
+  const std::int64_t labelled =
+      std::count_if(labels.begin(), labels.end(), [](std::int32_t label) { return label >= 0; });
+  const bool gathered = labelled < count;
+  const bool gradient = to.x.defined();
+  const std::int64_t rows_that_fit =
+      std::max<std::int64_t>(tile_elements / vocabulary / 128 * 128, 128);
+  const std::int64_t tile = std::min(labelled, rows_that_fit);
+
+  Scratch s;
+  s.found = {static_cast<float*>(wanted.loss.raw()), static_cast<std::int32_t*>(wanted.best.raw())};
+  metala::cuda::Pieces::lay(device, [&](metala::cuda::Pieces& pieces) {
+    s.logits = pieces.matrix(tile, vocabulary, DType::f32, device);
+    s.gradients = type == DType::f32 ? s.logits : pieces.matrix(tile, vocabulary, type, device);
+    if (gathered) {
+      s.inputs = pieces.matrix(tile, width, type, device);
+      s.dinputs = pieces.matrix(tile, width, type, device);
+      s.rows = pieces.take<std::int32_t>(labelled);
+    }
+    if (!wanted.loss.defined()) s.found.loss = pieces.take<float>(count);
+    if (!wanted.best.defined()) s.found.best = pieces.take<std::int32_t>(count);
+  });
+
+  if (gathered && labelled > 0) {
+    list_rows<<<1, threads, 0, stream>>>(labels.there(), static_cast<int>(count), s.rows);
+  }
+  metala::cuda::with_type(type, [&]<class T>(T) {
+    for (std::int64_t first = 0; first < labelled; first += tile) {
+      const std::int64_t rows = std::min(tile, labelled - first);
+      const auto blocks = static_cast<unsigned>(rows);
+      if (gathered) {
+        gather_rows<T><<<blocks, 256, 0, stream>>>(s.rows + first, static_cast<const T*>(x.raw()),
+                                                   x.stride(0), static_cast<T*>(s.inputs.raw()),
+                                                   static_cast<int>(width));
+      }
+      const Tensor in = gathered ? s.inputs.rows(0, rows) : x.rows(first, first + rows);
+      const Tensor z = s.logits.rows(0, rows);
+      const Tensor dz = s.gradients.rows(0, rows);
+      metala::cuda::matrix_product(in, Transpose::no, weight, Transpose::yes, z, false);
+      finish_rows<T><<<blocks, threads, 0, stream>>>(
+          static_cast<const float*>(z.raw()), static_cast<int>(vocabulary), s.rows, first,
+          labels.there(), static_cast<float>(scale), gradient ? static_cast<T*>(dz.raw()) : nullptr,
+          s.found);
+      if (!gradient) continue;
+      const Tensor din = gathered ? s.dinputs.rows(0, rows) : to.x.rows(first, first + rows);
+      metala::cuda::matrix_product(dz, Transpose::no, weight, Transpose::no, din, !gathered);
+      metala::cuda::matrix_product(dz, Transpose::yes, in, Transpose::no, to.weight, true);
+      if (!gathered) continue;
+      scatter_rows<T><<<blocks, 256, 0, stream>>>(s.rows + first, static_cast<const T*>(din.raw()),
+                                                  static_cast<T*>(to.x.raw()), to.x.stride(0),
+                                                  static_cast<int>(width));
+    }
+  });
+  add_up<<<1, threads, 0, stream>>>(labels.there(), count, s.found,
+                                    static_cast<double*>(sums.raw()));
+  metala::cuda::check_launch("cross_entropy");
+}
+
+}  // namespace metala::cross_entropy::cuda

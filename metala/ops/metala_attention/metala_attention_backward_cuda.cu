@@ -1,0 +1,479 @@
+// The gradient for all sizes and options, in three kernels: what is local to a token (output gate,
+// LayerNorm, augmentation) gives the gradient of the recurrence's outputs; the recurrence, token by
+// token; what both give for q, k and the gates, added up.
+//
+// The recurrence's gradient needs the state before every token, from the last to the first. A block
+// (64 columns of one head's state, four lanes to a column, as forwards) walks the sequence once and
+// keeps the state at the start of each segment, then takes the segments from the last on: walks one
+// forwards again and keeps all its states, and goes back over them. A thread reads only states that
+// it wrote itself. Sums over the columns of several blocks meet in the last kernel, in order: the
+// same inputs give the same bits.
+#include <algorithm>
+
+#include "metala/device/cuda/column_sums.h"
+#include "metala/device/cuda/cuda_device.h"
+#include "metala/device/cuda/cuda_error.h"
+#include "metala/device/cuda/pieces.h"
+#include "metala/ops/metala_attention/metala_attention_arguments.cuh"
+#include "metala/ops/metala_attention/metala_attention_cuda.h"
+
+namespace metala::metala_attention::cuda {
+namespace {
+
+using metala::cuda::from_float;
+using metala::cuda::to_float;
+using metala::cuda::warp_sum;
+
+constexpr int columns = 64;  // of a block
+constexpr int parts = 4;     // lanes that share a column
+constexpr int threads = columns * parts;
+constexpr int warps = threads / 32;
+constexpr int tokens_at_once = 16;
+
+// What comes in, what lies in scratch memory between the kernels, and what is added to.
+template <class T>
+struct Backward {
+  Rows<const T> mixed, dout;
+  const float* dafter;
+  T* dmixed;      // [N, H * D]
+  float* dscore;  // [N, H]: of the augmentation's scores
+  // By block of columns: [blocks, N, H * K] each. Gradients of q, k, and of the decay.
+  float *dq, *dk, *da;
+  float* checkpoints;  // [segments, H, blocks, rows of a lane, threads]
+  float* history;      // [B * H, blocks, tokens of a segment, rows of a lane, threads]
+  float* dbefore;
+  struct {
+    Rows<T> q, u, k, v, z;
+  } to;
+  std::int64_t tokens;  // N
+};
+
+template <class T>
+__device__ __forceinline__ void add_to(T& at, float value) {
+  at = from_float<T>(to_float(at) + value);
+}
+
+// A warp for each token and head.
+template <class T>
+__global__ void __launch_bounds__(threads)
+    local_backward(Arguments<T> p, Backward<T> b, std::int64_t token_heads) {
+  const std::int64_t index =
+      static_cast<std::int64_t>(blockIdx.x) * warps + static_cast<int>(threadIdx.x) / 32;
+  if (index >= token_heads) return;
+  const std::int64_t t = index / p.heads;
+  const int head = static_cast<int>(index % p.heads);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int first = head * p.value_width;
+  const T* mixed = b.mixed.row(t) + first;
+  const T* dout = b.dout.row(t) + first;
+  constexpr int most = 256 / 32;
+  float y[most];
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < most; ++i) {
+    const int at = i * 32 + lane;
+    y[i] = at < p.value_width ? to_float(mixed[at]) : 0.0f;
+    sum += y[i];
+  }
+  const float share = 1 / static_cast<float>(p.value_width);
+  const float mean = warp_sum(sum) * share;
+  float squares = 0;
+#pragma unroll
+  for (int i = 0; i < most; ++i) {
+    y[i] = i * 32 + lane < p.value_width ? y[i] - mean : 0.0f;
+    squares += y[i] * y[i];
+  }
+  const float r = rsqrtf(warp_sum(squares) * share + norm_epsilon);
+  float e[most];  // the gradient of y
+  float sum_e = 0;
+  float along = 0;
+#pragma unroll
+  for (int i = 0; i < most; ++i) {
+    const int at = i * 32 + lane;
+    y[i] *= r;
+    e[i] = 0;
+    if (at >= p.value_width) continue;
+    e[i] = to_float(dout[at]);
+    if (p.z.data != nullptr) {
+      const float z = to_float(p.z.row(t)[first + at]);
+      const float gate = sigmoid(z);
+      if (b.to.z.data != nullptr) {
+        add_to(b.to.z.row(t)[first + at], e[i] * y[i] * gate * (1 + z * sigmoid(-z)));
+      }
+      e[i] *= z * gate;
+    }
+    sum_e += e[i];
+    along += e[i] * y[i];
+  }
+  const float mean_e = warp_sum(sum_e) * share;
+  const float mean_along = warp_sum(along) * share;
+  float score = 0;
+  if (p.aug != nullptr) {
+    for (int i = lane; i < p.key_width; i += 32) {
+      const int channel = head * p.key_width + i;
+      const float k = p.key_at(t, channel, p.gate_at(t, channel));
+      score += to_float(p.q.row(t)[channel]) * k * p.aug[channel];
+    }
+    score = warp_sum(score);
+  }
+  float dscore = 0;
+#pragma unroll
+  for (int i = 0; i < most; ++i) {
+    const int at = i * 32 + lane;
+    if (at >= p.value_width) continue;
+    const float dc = r * (e[i] - mean_e - y[i] * mean_along);
+    b.dmixed[t * p.heads * p.value_width + first + at] = from_float<T>(dc);
+    if (p.aug == nullptr) continue;
+    const float v = to_float(p.v.row(t)[first + at]);
+    const float dsum = dc * sigmoid(score * v) * sigmoid(-score * v);
+    dscore += dsum * v;
+    if (b.to.v.data != nullptr) add_to(b.to.v.row(t)[first + at], dsum * score);
+  }
+  if (p.aug == nullptr) return;
+  dscore = warp_sum(dscore);
+  if (lane == 0) b.dscore[index] = dscore;
+}
+
+// What the recurrence needs of 16 tokens, and room for sums over a block's columns.
+template <int key_rows>
+struct Tokens {
+  float q[tokens_at_once][key_rows], k[tokens_at_once][key_rows];
+  float stay[tokens_at_once][key_rows], change[tokens_at_once][key_rows];
+  float v[tokens_at_once][columns], dmixed[tokens_at_once][columns];
+  float sums[3][warps][key_rows];
+};
+
+// Tokens of a segment: their states take a MiB for each block.
+template <int rows_of_lane>
+constexpr int segment_tokens = 4096 / (rows_of_lane * parts);
+
+template <int rows_of_lane, class T>
+struct Walk {
+  static constexpr int key_rows = rows_of_lane * parts;
+  static constexpr int segment = segment_tokens<rows_of_lane>;
+  static constexpr int state_size = rows_of_lane * threads;
+
+  const Arguments<T>& p;
+  const Backward<T>& b;
+  Tokens<key_rows>& tokens;
+  const bool backwards;
+  const int head = static_cast<int>(blockIdx.x) % p.heads;
+  const std::int64_t sequence = static_cast<std::int64_t>(blockIdx.x) / p.heads;
+  const int own_column = static_cast<int>(threadIdx.x) / parts;
+  const int column = static_cast<int>(blockIdx.y) * columns + own_column;
+  const int part = static_cast<int>(threadIdx.x) % parts;
+  const bool real = column < p.value_width;
+  const std::int64_t start = p.offsets[sequence];
+  const std::int64_t length = p.offsets[sequence + 1] - start;
+  float state[rows_of_lane];
+
+  __device__ std::int64_t token(std::int64_t i) const {
+    return start + (backwards ? length - 1 - i : i);
+  }
+  // Where a sequence's first segment lies among all of them: each has room for a part of one.
+  __device__ float* checkpoint(std::int64_t i) const {
+    const std::int64_t place = start / segment + sequence + i;
+    const std::int64_t block = (place * p.heads + head) * gridDim.y + blockIdx.y;
+    return b.checkpoints + block * state_size + threadIdx.x;
+  }
+  __device__ float* history(std::int64_t i) const {
+    const std::int64_t block = static_cast<std::int64_t>(blockIdx.x) * gridDim.y + blockIdx.y;
+    return b.history + (block * segment + i) * state_size + threadIdx.x;
+  }
+
+  __device__ void keep(float* to) const {
+#pragma unroll
+    for (int r = 0; r < rows_of_lane; ++r) to[r * threads] = state[r];
+  }
+  __device__ void restore(const float* from) {
+#pragma unroll
+    for (int r = 0; r < rows_of_lane; ++r) state[r] = from[r * threads];
+  }
+
+  // Tokens first .. first + count of the walk into shared memory.
+  __device__ void load(std::int64_t first, int count) {
+    __syncthreads();  // all have read the tokens before
+    for (int i = static_cast<int>(threadIdx.x); i < count * key_rows; i += threads) {
+      const int at = i / key_rows;
+      const int row = i % key_rows;
+      const std::int64_t t = token(first + at);
+      const int channel = head * p.key_width + row;
+      const bool exists = row < p.key_width;
+      const Gate g = exists ? p.gate_at(t, channel) : Gate{1.0f, 0.0f};
+      const Passage across = passage(g);
+      tokens.stay[at][row] = across.stay;
+      tokens.change[at][row] = across.change;
+      tokens.k[at][row] = exists ? p.key_at(t, channel, g) : 0.0f;
+      tokens.q[at][row] = exists ? p.scale * to_float(p.q.row(t)[channel]) : 0.0f;
+    }
+    for (int i = static_cast<int>(threadIdx.x); i < count * columns; i += threads) {
+      const int at = static_cast<int>(blockIdx.y) * columns + i % columns;
+      const std::int64_t t = token(first + i / columns);
+      const std::int64_t element = head * p.value_width + at;
+      const bool exists = at < p.value_width;
+      tokens.v[i / columns][i % columns] = exists ? to_float(p.v.row(t)[element]) : 0.0f;
+      tokens.dmixed[i / columns][i % columns] =
+          exists ? to_float(b.dmixed[t * p.heads * p.value_width + element]) : 0.0f;
+    }
+    __syncthreads();
+  }
+
+  __device__ float after_token(int at, int r, float past) const {
+    const int row = r * parts + part;
+    const float change =
+        fmaf(tokens.change[at][row], past, tokens.k[at][row] * tokens.v[at][own_column]);
+    return fmaf(tokens.stay[at][row], past, change);
+  }
+
+  // Calls before(i) with the state before each token of [begin, end).
+  template <class Before>
+  __device__ void forward(std::int64_t begin, std::int64_t end, Before before) {
+    for (std::int64_t first = begin; first < end; first += tokens_at_once) {
+      const int count =
+          static_cast<int>(end - first < tokens_at_once ? end - first : tokens_at_once);
+      load(first, count);
+      for (int at = 0; at < count; ++at) {
+        before(first + at);
+#pragma unroll
+        for (int r = 0; r < rows_of_lane; ++r) state[r] = after_token(at, r, state[r]);
+      }
+    }
+  }
+
+  // The three sums over the block's columns of one row, in the lanes of a warp's first column.
+  __device__ static float over_columns(float x) {
+#pragma unroll
+    for (int distance = parts; distance < 32; distance *= 2) {
+      x += __shfl_xor_sync(0xffffffffu, x, distance);
+    }
+    return x;
+  }
+
+  // One token on the way back: its gradients, and dstate from after it to before it.
+  __device__ void back(int at, std::int64_t i, const float* past_states, float* dstate) {
+    const std::int64_t t = token(i);
+    const float v = tokens.v[at][own_column];
+    const float dmixed = tokens.dmixed[at][own_column];
+    const int warp = static_cast<int>(threadIdx.x) / 32;
+    const bool writes = static_cast<int>(threadIdx.x) % 32 < parts;
+    float dv = 0;
+#pragma unroll
+    for (int r = 0; r < rows_of_lane; ++r) {
+      const int row = r * parts + part;
+      const float past = past_states[r * threads];
+      const float present = after_token(at, r, past);
+      dstate[r] = fmaf(tokens.q[at][row], dmixed, dstate[r]);
+      dv = fmaf(tokens.k[at][row], dstate[r], dv);
+      const float dq = over_columns(present * dmixed);
+      const float dk = over_columns(dstate[r] * v);
+      const float da = over_columns(dstate[r] * past);
+      if (writes) {
+        tokens.sums[0][warp][row] = dq;
+        tokens.sums[1][warp][row] = dk;
+        tokens.sums[2][warp][row] = da;
+      }
+      dstate[r] = fmaf(tokens.stay[at][row], dstate[r], tokens.change[at][row] * dstate[r]);
+    }
+    dv += __shfl_xor_sync(0xffffffffu, dv, 1);
+    dv += __shfl_xor_sync(0xffffffffu, dv, 2);
+    if (part == 0 && real && b.to.v.data != nullptr) {
+      add_to(b.to.v.row(t)[head * p.value_width + column], dv);
+    }
+    __syncthreads();
+    for (int row = static_cast<int>(threadIdx.x); row < p.key_width; row += threads) {
+      float sums[3] = {};
+#pragma unroll
+      for (int w = 0; w < warps; ++w) {
+        for (int i = 0; i < 3; ++i) sums[i] += tokens.sums[i][w][row];
+      }
+      const std::int64_t to =
+          (blockIdx.y * b.tokens + t) * p.heads * p.key_width + head * p.key_width + row;
+      b.dq[to] = p.scale * sums[0];
+      b.dk[to] = sums[1];
+      b.da[to] = sums[2];
+    }
+    __syncthreads();
+  }
+
+  __device__ void run() {
+    const std::int64_t state_at =
+        static_cast<std::int64_t>(blockIdx.x) * p.key_width * p.value_width;
+    const auto element = [&](int r) {
+      const int row = r * parts + part;
+      return row < p.key_width && real ? state_at + row * p.value_width + column : -1;
+    };
+    float dstate[rows_of_lane];
+#pragma unroll
+    for (int r = 0; r < rows_of_lane; ++r) {
+      const std::int64_t at = element(r);
+      state[r] = p.before != nullptr && at >= 0 ? p.before[at] : 0.0f;
+      dstate[r] = b.dafter != nullptr && at >= 0 ? b.dafter[at] : 0.0f;
+    }
+    forward(0, length, [&](std::int64_t i) {
+      if (i % segment == 0) keep(checkpoint(i / segment));
+    });
+    for (std::int64_t s = (length - 1) / segment; s >= 0 && length > 0; --s) {
+      const std::int64_t begin = s * segment;
+      const std::int64_t end = begin + segment < length ? begin + segment : length;
+      restore(checkpoint(s));
+      forward(begin, end, [&](std::int64_t i) { keep(history(i - begin)); });
+      // Groups of tokens from the last.
+      for (std::int64_t first = begin + (end - begin - 1) / tokens_at_once * tokens_at_once;
+           first >= begin; first -= tokens_at_once) {
+        const int count =
+            static_cast<int>(end - first < tokens_at_once ? end - first : tokens_at_once);
+        load(first, count);
+        for (int at = count - 1; at >= 0; --at) {
+          back(at, first + at, history(first + at - begin), dstate);
+        }
+      }
+    }
+    if (b.dbefore == nullptr) return;
+#pragma unroll
+    for (int r = 0; r < rows_of_lane; ++r) {
+      if (element(r) >= 0) b.dbefore[element(r)] += dstate[r];
+    }
+  }
+};
+
+template <int rows_of_lane, class T>
+__global__ void __launch_bounds__(threads)
+    recurrence_backward(Arguments<T> p, Backward<T> b, bool backwards) {
+  extern __shared__ float memory[];
+  using W = Walk<rows_of_lane, T>;
+  W walk = {p, b, *reinterpret_cast<Tokens<W::key_rows>*>(memory), backwards};
+  walk.run();
+}
+
+// A thread for each token and channel. dq[0], dk[0] come back as what this token adds to the
+// gradients of aug and of a fixed decay.
+template <class T>
+__global__ void __launch_bounds__(threads)
+    add_up(Arguments<T> p, Backward<T> b, int blocks, bool augmented) {
+  const int width = p.heads * p.key_width;
+  const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * threads + threadIdx.x;
+  if (index >= b.tokens * width) return;
+  const std::int64_t t = index / width;
+  const int channel = static_cast<int>(index % width);
+  float dq = 0;
+  float dk = 0;
+  float da = 0;
+  for (int block = 0; block < blocks; ++block) {
+    const std::int64_t at = block * b.tokens * width + index;
+    dq += b.dq[at];
+    dk += b.dk[at];
+    da += b.da[at];
+  }
+  const Gate g = p.gate_at(t, channel);
+  float daug = 0;
+  if (augmented) {
+    const float dscore = b.dscore[t * p.heads + channel / p.key_width];
+    const float q = to_float(p.q.row(t)[channel]);
+    const float k = p.key_at(t, channel, g);
+    const float weight = p.aug[channel];
+    dq += dscore * k * weight;
+    dk += dscore * q * weight;
+    daug = dscore * q * k;
+  }
+  if (b.to.q.data != nullptr) add_to(b.to.q.row(t)[channel], dq);
+  if (p.k.data != nullptr) {
+    if (b.to.k.data != nullptr) add_to(b.to.k.row(t)[channel], dk);
+    dk = 0;
+  }
+  float du = 0;
+  if (p.decays()) {
+    const float slope = g.keep * sigmoid(-p.logit_at(t, channel)) * p.inverse_temperature;
+    du = (da - dk) * slope;
+    if (b.to.u.data != nullptr) add_to(b.to.u.row(t)[channel], du);
+  }
+  b.dq[index] = daug;
+  b.dk[index] = du;
+}
+
+template <int rows_of_lane, class T>
+void recur(const Arguments<T>& p, const Backward<T>& b, unsigned sequence_heads, unsigned blocks,
+           bool backwards, cudaStream_t stream) {
+  constexpr int bytes = static_cast<int>(sizeof(Tokens<rows_of_lane * parts>));
+  const auto kernel = recurrence_backward<rows_of_lane, T>;
+  metala::cuda::check(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+      "metala_attention");
+  kernel<<<dim3(sequence_heads, blocks), threads, static_cast<std::size_t>(bytes), stream>>>(
+      p, b, backwards);
+}
+
+// f.template operator()<rows of a lane>() for a key width.
+template <class F>
+void with_rows(int key_width, F&& f) {
+  if (key_width <= 32) return f.template operator()<8>();
+  if (key_width <= 64) return f.template operator()<16>();
+  if (key_width <= 128) return f.template operator()<32>();
+  return f.template operator()<64>();
+}
+
+template <class T>
+void run(const Options& options, const Inputs& in, Offsets offsets, const Tensor& mixed,
+         const Tensor& do_, const Tensor& dafter, const Gradients& to, cudaStream_t stream) {
+  const Arguments<T> p = arguments<T>(options, in, offsets);
+  const std::int64_t batch = batch_of(offsets);
+  const std::int64_t tokens = in.q.size(0);
+  const std::int64_t blocks = (p.value_width + columns - 1) / columns;
+  const std::int64_t channels = in.q.size(1);
+  const std::int64_t token_heads = tokens * p.heads;
+  Backward<T> b = {};
+  b.mixed = rows<const T>(mixed);
+  b.dout = rows<const T>(do_);
+  b.dafter = static_cast<const float*>(dafter.raw());
+  b.dbefore = static_cast<float*>(to.before.raw());
+  b.to = {rows<T>(to.q), rows<T>(to.u), rows<T>(to.k), rows<T>(to.v), rows<T>(to.z)};
+  b.tokens = tokens;
+  with_rows(p.key_width, [&]<int rows_of_lane>() {
+    constexpr std::int64_t segment = segment_tokens<rows_of_lane>;
+    constexpr std::int64_t state = rows_of_lane * threads;
+    metala::cuda::Pieces::lay(in.q.device(), [&](metala::cuda::Pieces& pieces) {
+      b.dmixed = pieces.take<T>(tokens * in.v.size(1));
+      b.dscore = pieces.take<float>(token_heads);
+      b.dq = pieces.take<float>(blocks * tokens * channels);
+      b.dk = pieces.take<float>(blocks * tokens * channels);
+      b.da = pieces.take<float>(blocks * tokens * channels);
+      b.checkpoints = pieces.take<float>((tokens / segment + batch) * p.heads * blocks * state);
+      b.history = pieces.take<float>(batch * p.heads * blocks * segment * state);
+    });
+    if (tokens > 0) {
+      local_backward<<<static_cast<unsigned>((token_heads + warps - 1) / warps), threads, 0,
+                       stream>>>(p, b, token_heads);
+    }
+    for (int pass = 0; pass < (options.bidirectional ? 2 : 1); ++pass) {
+      recur<rows_of_lane>(p, b, static_cast<unsigned>(batch * p.heads),
+                          static_cast<unsigned>(blocks), pass == 1, stream);
+      if (tokens == 0) continue;
+      const bool augmented = p.aug != nullptr && pass == 0;
+      const auto grid = static_cast<unsigned>((tokens * channels + threads - 1) / threads);
+      add_up<<<grid, threads, 0, stream>>>(p, b, static_cast<int>(blocks), augmented);
+      const auto add_over_tokens = [&](const float* rows, const Tensor& sum) {
+        if (!sum.defined()) return;
+        metala::cuda::add_partial_sums(rows, tokens, channels, static_cast<float*>(sum.raw()),
+                                       stream);
+      };
+      if (augmented) add_over_tokens(b.dq, to.aug);
+      add_over_tokens(b.dk, to.fixed_decay);
+    }
+  });
+}
+
+}  // namespace
+
+void backward(const Options& options, const Inputs& in, Offsets offsets, const Tensor& mixed,
+              const Tensor& do_, const Tensor& dafter, const Gradients& to) {
+  const auto stream = metala::cuda::enter(
+      "metala_attention",
+      {&in.q, &in.u, &in.k, &in.v, &in.z, &in.aug, &in.fixed_decay, &in.before, &mixed, &do_,
+       &dafter, &to.q, &to.u, &to.k, &to.v, &to.z, &to.aug, &to.fixed_decay, &to.before});
+  if (batch_of(offsets) == 0) return;
+  metala::cuda::with_type(in.q.dtype(), [&]<class T>(T) {
+    run<T>(options, in, offsets, mixed, do_, dafter, to, stream);
+  });
+  metala::cuda::check_launch("metala_attention, backward");
+}
+
+}  // namespace metala::metala_attention::cuda
