@@ -28,7 +28,8 @@ TEST(Program, AValueOutOfRangeIsMisuse) {
 TEST(Program, HelpListsTheCommandsAndSucceeds) {
   const Outcome o = metala("--help");
   EXPECT_EQ(o.status, 0);
-  for (const char* command : {"generate", "train", "verify", "bench", "doctor"}) {
+  for (const char* command :
+       {"generate", "train", "convert", "inspect", "verify", "bench", "doctor"}) {
     EXPECT_NE(o.out.find(command), std::string::npos) << command;
   }
 }

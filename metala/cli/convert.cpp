@@ -1,4 +1,4 @@
-// metala convert: a model folder with weights of another type.
+// metala convert: a model folder with weights of another type or for another framework.
 #include <fmt/format.h>
 
 #include <filesystem>
@@ -11,8 +11,11 @@
 #include "metala/cli/checks.h"
 #include "metala/cli/commands.h"
 #include "metala/cli/loaded_model.h"
+#include "metala/cli/neox_options.h"
 #include "metala/eval/divergence.h"
 #include "metala/model/checkpoint.h"
+#include "metala/model/neox.h"
+#include "metala/model/neox_writer.h"
 #include "metala/train/documents.h"
 
 namespace metala::cli {
@@ -28,11 +31,13 @@ const std::map<std::string, DType> types = {{"f32", DType::f32},
 
 struct Options {
   std::string source, destination;
+  std::string to = "hf";
   std::string dtype = "bf16";
   std::uint64_t shard_megabytes = 5000;
   std::vector<std::string> text;
   std::int64_t tokens = 100'000;
   bool no_check = false;
+  NeoxOptions neox;
 };
 
 // What belongs to a model besides configuration and weights.
@@ -92,21 +97,44 @@ void print_divergence(const Divergence& d, bool of_text) {
              d.original_perplexity, 100 * (d.other_perplexity / d.original_perplexity - 1));
 }
 
+LoadedModel open_source(const Options& options) {
+  const std::string& source = options.source;
+  if (fs::exists(fs::path(source) / "config.json") || !is_neox_folder(source)) {
+    return load_model(source, {.need_tokenizer = false});
+  }
+  return assemble_model(source, load_neox(source, options.neox), {.need_tokenizer = false});
+}
+
+void write(const Options& options, const std::string& folder, const Checkpoint& source) {
+  const DType dtype = types.at(options.dtype);
+  if (options.to == "neox") return save_neox(folder, source.config, source.tensors, dtype);
+  save_checkpoint(folder, source.config, source.tensors, dtype, options.shard_megabytes * 1'000'000,
+                  options.to == "torch" ? TensorFormat::torch : TensorFormat::safetensors);
+}
+
+LoadedModel reopen(const Options& options, const std::string& folder) {
+  Checkpoint checkpoint = options.to == "neox" ? load_neox(folder) : load_checkpoint(folder);
+  return assemble_model(folder, std::move(checkpoint), {.need_tokenizer = false});
+}
+
 void run(const Options& options) {
   const DType dtype = types.at(options.dtype);
-  const LoadedModel source = load_model(options.source, {.need_tokenizer = false});
+  if (options.to != "hf" && in_blocks(dtype)) {
+    throw UsageError(fmt::format("--dtype {} is metala's own; --to {} takes f32, bf16 and f16",
+                                 options.dtype, options.to));
+  }
+  const LoadedModel source = open_source(options);
   const fs::path destination = options.destination;
   require(!fs::exists(destination), "{}: exists; name a folder that does not", options.destination);
   const fs::path partial = options.destination + ".partial";
   fs::remove_all(partial);
   fs::create_directories(partial);
-  save_checkpoint(partial.string(), source.checkpoint.config, source.checkpoint.tensors, dtype,
-                  options.shard_megabytes * 1'000'000);
+  write(options, partial.string(), source.checkpoint);
   for (const auto& entry : fs::directory_iterator(source.folder)) {
     if (companion(entry.path())) fs::copy_file(entry.path(), partial / entry.path().filename());
   }
   if (!options.no_check) {
-    const LoadedModel converted = load_model(partial.string(), {.need_tokenizer = false});
+    const LoadedModel converted = reopen(options, partial.string());
     const Sequences on = check_sequences(options, source);
     const Divergence d = divergence(source.model, converted.model, on.ids, on.offsets);
     print_divergence(d, !options.text.empty());
@@ -129,9 +157,17 @@ void add_convert(CLI::App& app) {
   auto options = std::make_shared<Options>();
   Options& o = *options;
   CLI::App* command =
-      app.add_subcommand("convert", "Write a model folder with weights of another type");
-  command->add_option("source", o.source, "Model folder, or a training run's folder")->required();
+      app.add_subcommand("convert", "Write a model with weights of another type or format");
+  command
+      ->add_option("source", o.source,
+                   "Model folder (safetensors or PyTorch), a training run's folder, or GPT-NeoX's")
+      ->required();
   command->add_option("destination", o.destination, "Folder to make")->required();
+  command
+      ->add_option("--to", o.to,
+                   "hf (config.json and safetensors), torch (pytorch_model.bin) or neox")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"hf", "torch", "neox"}));
   command->add_option("--dtype", o.dtype, "f32, bf16, f16, q8 or q4")
       ->capture_default_str()
       ->check(CLI::IsMember({"f32", "bf16", "f16", "q8", "q4"}));
@@ -144,6 +180,7 @@ void add_convert(CLI::App& app) {
       ->capture_default_str()
       ->check(positive());
   command->add_flag("--no-check", o.no_check, "Do not compare the models' predictions");
+  add_neox(command, o.neox);
   command->callback([options] { run(*options); });
 }
 

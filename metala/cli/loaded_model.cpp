@@ -37,7 +37,11 @@ std::string LoadedModel::fingerprint() const {
 
 LoadedModel load_model(const std::string& named, const LoadOptions& options) {
   const std::string folder = resolve_model_folder(named);
-  Checkpoint checkpoint = load_checkpoint(folder);
+  return assemble_model(folder, load_checkpoint(folder), options);
+}
+
+LoadedModel assemble_model(const std::string& folder, Checkpoint checkpoint,
+                           const LoadOptions& options) {
   for (const auto& note : checkpoint.notes) fmt::print(stderr, "note: {}\n", note);
   check_finite(checkpoint.tensors, folder);
   auto tokenizer = tokenizer_for(folder, checkpoint.config, options);

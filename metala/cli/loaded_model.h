@@ -29,5 +29,7 @@ struct LoadOptions {
 // Throws Error for weights that are NaN or infinite, and for a tokenizer larger than the model's
 // vocabulary.
 LoadedModel load_model(const std::string& named, const LoadOptions&);
+// The same from a checkpoint of `folder` that is loaded already.
+LoadedModel assemble_model(const std::string& folder, Checkpoint, const LoadOptions&);
 
 }  // namespace metala::cli

@@ -101,6 +101,7 @@ int run(int argc, char** argv) {
   add_chat(app);
   add_train(app);
   add_convert(app);
+  add_inspect(app);
   add_verify(app);
   add_bench(app);
   add_doctor(app);

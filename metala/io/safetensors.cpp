@@ -2,15 +2,12 @@
 
 #include <algorithm>
 #include <cstring>
-#include <filesystem>
 #include <limits>
 
 #include "metala/io/json.h"
 
 namespace metala {
 namespace {
-
-namespace fs = std::filesystem;
 
 constexpr std::uint64_t longest_header = 100'000'000;
 
@@ -24,36 +21,6 @@ int bits_of(const std::string& dtype) {
       {"F6_E3M2", 6}, {"F4", 4}};
   const auto found = bits.find(dtype);
   return found == bits.end() ? 0 : found->second;
-}
-
-const std::map<std::string, DType>& readable_types() {
-  static const std::map<std::string, DType> types = {
-      {"F32", DType::f32}, {"F64", DType::f64}, {"BF16", DType::bf16}, {"F16", DType::f16},
-      {"I32", DType::i32}, {"I64", DType::i64}, {"U8", DType::u8},     {"BOOL", DType::u8}};
-  return types;
-}
-
-std::string word_for(DType type) {
-  switch (type) {
-    case DType::f32:
-      return "F32";
-    case DType::f64:
-      return "F64";
-    case DType::bf16:
-      return "BF16";
-    case DType::f16:
-      return "F16";
-    case DType::i32:
-      return "I32";
-    case DType::i64:
-      return "I64";
-    case DType::u8:
-      return "U8";
-    case DType::q8:
-    case DType::q4:
-      break;
-  }
-  fail("safetensors: has no type for {}", name_of(type));
 }
 
 std::uint64_t unsigned_number(const nlohmann::json& value, const std::string& what) {
@@ -76,11 +43,11 @@ std::uint64_t bytes_of(const TensorInfo& info, const std::string& what) {
   return total / 8;
 }
 
-TensorInfo parse_entry(const nlohmann::json& entry, const std::string& what) {
+SafetensorsEntry parse_entry(const nlohmann::json& entry, const std::string& what) {
   require(entry.is_object() && entry.contains("dtype") && entry.contains("shape") &&
               entry.contains("data_offsets") && entry.size() == 3,
           "{}: wanted an object of dtype, shape and data_offsets", what);
-  TensorInfo info;
+  SafetensorsEntry info;
   require(entry["dtype"].is_string(), "{}: dtype must be a string", what);
   info.dtype = entry["dtype"].get<std::string>();
   require(bits_of(info.dtype) != 0, "{}: unknown dtype \"{}\"", what, info.dtype);
@@ -103,9 +70,9 @@ TensorInfo parse_entry(const nlohmann::json& entry, const std::string& what) {
   return info;
 }
 
-void check_coverage(const std::map<std::string, TensorInfo>& tensors, std::uint64_t data_bytes,
-                    const std::string& path) {
-  std::vector<std::pair<const TensorInfo*, const std::string*>> order;
+void check_coverage(const std::map<std::string, SafetensorsEntry>& tensors,
+                    std::uint64_t data_bytes, const std::string& path) {
+  std::vector<std::pair<const SafetensorsEntry*, const std::string*>> order;
   for (const auto& [name, info] : tensors) order.emplace_back(&info, &name);
   std::sort(order.begin(), order.end(), [](const auto& a, const auto& b) {
     return std::pair(a.first->begin, a.first->end) < std::pair(b.first->begin, b.first->end);
@@ -128,7 +95,7 @@ std::string header_of(const std::vector<std::pair<std::string, Tensor>>& order,
   std::uint64_t at = 0;
   for (const auto& [name, tensor] : order) {
     const std::vector<std::int64_t> shape(tensor.shape().begin(), tensor.shape().end());
-    header[name] = {{"dtype", word_for(tensor.dtype())},
+    header[name] = {{"dtype", safetensors_word(tensor.dtype())},
                     {"shape", shape},
                     {"data_offsets", {at, at + tensor.bytes()}}};
     at += tensor.bytes();
@@ -169,41 +136,20 @@ SafetensorsFile SafetensorsFile::open(const std::string& path) {
   return f;
 }
 
+std::vector<std::string> SafetensorsFile::names() const {
+  std::vector<std::string> names;
+  for (const auto& [name, info] : tensors_) names.push_back(name);
+  return names;
+}
+
 Tensor SafetensorsFile::tensor(const std::string& name) const {
   const auto found = tensors_.find(name);
   require(found != tensors_.end(), "{}: has no tensor {}", path(), name);
-  const TensorInfo& info = found->second;
-  const auto type = readable_types().find(info.dtype);
-  require(type != readable_types().end(),
-          "{}: {} is {}; supported: F64, F32, F16, BF16, I64, I32, U8, BOOL", path(), name,
-          info.dtype);
-  require(info.shape.size() <= Shape::max_rank, "{}: {} has {} dimensions; at most {}", path(),
-          name, info.shape.size(), Shape::max_rank);
-  Shape shape;
-  switch (info.shape.size()) {
-    case 1:
-      shape = {info.shape[0]};
-      break;
-    case 2:
-      shape = {info.shape[0], info.shape[1]};
-      break;
-    case 3:
-      shape = {info.shape[0], info.shape[1], info.shape[2]};
-      break;
-    case 4:
-      shape = {info.shape[0], info.shape[1], info.shape[2], info.shape[3]};
-      break;
-    default:
-      break;
-  }
-  const std::byte* data = file_.bytes().data() + data_start_ + info.begin;
-  if (reinterpret_cast<std::uintptr_t>(data) % size_of(type->second) != 0) {
-    const Tensor copy = Tensor::uninitialized(shape, type->second);
-    std::memcpy(copy.raw(), data, copy.bytes());
-    return copy;
-  }
-  // Mapped read-only: whoever wants to write takes a copy.
-  return Tensor::wrap(const_cast<std::byte*>(data), shape, type->second, file_.owner());
+  const SafetensorsEntry& info = found->second;
+  const std::string what = path() + ": " + name;
+  const DType type = representable_type(info, what);
+  const Shape shape = representable_shape(info, what);
+  return tensor_over(file_.bytes().data() + data_start_ + info.begin, shape, type, file_.owner());
 }
 
 void write_safetensors(const std::string& path, const std::map<std::string, Tensor>& tensors,
@@ -222,84 +168,6 @@ void write_safetensors(const std::string& path, const std::map<std::string, Tens
       out.write(static_cast<const char*>(flat.raw()), static_cast<std::streamsize>(flat.bytes()));
     }
   });
-}
-
-TensorFiles TensorFiles::open(const std::string& folder) {
-  TensorFiles all;
-  const std::string whole = folder + "/model.safetensors";
-  const std::string index = whole + ".index.json";
-  if (fs::exists(whole)) {
-    all.files_.push_back(SafetensorsFile::open(whole));
-    for (const auto& [name, info] : all.files_[0].tensors()) all.where_[name] = 0;
-    return all;
-  }
-  require(fs::exists(index), "{}: holds neither model.safetensors nor its index", folder);
-  const auto json = parse_json(read_file(index, longest_header), index);
-  require(json.is_object() && json.contains("weight_map") && json["weight_map"].is_object(),
-          "{}: weight_map must be an object", index);
-  std::map<std::string, std::size_t> opened;
-  for (const auto& [name, value] : json["weight_map"].items()) {
-    require(value.is_string(), "{}: weight_map {} is not a file name", index, name);
-    const auto file = value.get<std::string>();
-    require(!file.empty() && file.find('/') == std::string::npos &&
-                file.find('\\') == std::string::npos && file != "." && file != "..",
-            "{}: weight_map {} names \"{}\"; wanted a file in the same folder", index, name, file);
-    const auto [at, fresh] = opened.emplace(file, all.files_.size());
-    if (fresh) all.files_.push_back(SafetensorsFile::open(folder + "/" + file));
-    require(all.files_[at->second].contains(name), "{}: {} is not in {}", index, name, file);
-    all.where_[name] = at->second;
-  }
-  for (const auto& file : all.files_) {
-    for (const auto& [name, info] : file.tensors()) {
-      require(all.where_.contains(name), "{}: {} is in {} but not in the index", index, name,
-              file.path());
-    }
-  }
-  return all;
-}
-
-std::vector<std::string> TensorFiles::names() const {
-  std::vector<std::string> names;
-  for (const auto& [name, file] : where_) names.push_back(name);
-  return names;
-}
-
-Tensor TensorFiles::tensor(const std::string& name) const {
-  const auto found = where_.find(name);
-  require(found != where_.end(), "model: tensor {} is missing", name);
-  return files_[found->second].tensor(name);
-}
-
-const std::string& TensorFiles::path_of(const std::string& name) const {
-  return files_[where_.at(name)].path();
-}
-
-void write_tensor_files(const std::string& folder, const std::map<std::string, Tensor>& tensors,
-                        std::uint64_t shard_bytes) {
-  std::vector<std::map<std::string, Tensor>> shards(1);
-  std::uint64_t total = 0;
-  std::uint64_t in_shard = 0;
-  for (const auto& [name, tensor] : tensors) {
-    if (!shards.back().empty() && in_shard + tensor.bytes() > shard_bytes) {
-      shards.emplace_back();
-      in_shard = 0;
-    }
-    shards.back().emplace(name, tensor);
-    in_shard += tensor.bytes();
-    total += tensor.bytes();
-  }
-  const std::map<std::string, std::string> metadata = {{"format", "pt"}};
-  if (shards.size() == 1) {
-    return write_safetensors(folder + "/model.safetensors", shards[0], metadata);
-  }
-  nlohmann::ordered_json index;
-  index["metadata"] = {{"total_size", total}};
-  for (std::size_t i = 0; i < shards.size(); ++i) {
-    const std::string file = fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
-    write_safetensors(folder + "/" + file, shards[i], metadata);
-    for (const auto& [name, tensor] : shards[i]) index["weight_map"][name] = file;
-  }
-  write_file_atomically(folder + "/model.safetensors.index.json", index.dump(2) + "\n");
 }
 
 }  // namespace metala

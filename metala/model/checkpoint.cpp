@@ -12,7 +12,6 @@
 #include "metala/base/random.h"
 #include "metala/base/threads.h"
 #include "metala/io/file.h"
-#include "metala/io/safetensors.h"
 
 namespace metala {
 namespace {
@@ -270,7 +269,7 @@ Checkpoint load_checkpoint(const std::string& folder) {
 
 void save_checkpoint(const std::string& folder, const Config& config,
                      const std::map<std::string, Tensor>& tensors, DType dtype,
-                     std::uint64_t shard_bytes) {
+                     std::uint64_t shard_bytes, TensorFormat format) {
   std::map<std::string, Tensor> chosen;
   for (const auto& spec : expected_tensors(config)) {
     const auto found = tensors.find(spec.name);
@@ -284,7 +283,7 @@ void save_checkpoint(const std::string& folder, const Config& config,
   std::error_code failure;
   fs::create_directories(folder, failure);
   require(!failure, "{}: cannot create: {}", folder, failure.message());
-  write_tensor_files(folder, chosen, shard_bytes);
+  write_tensor_files(folder, chosen, shard_bytes, format);
   write_file_atomically(folder + "/config.json", json);
 }
 

@@ -1,4 +1,4 @@
-// Checkpoint: a model's folder as Hugging Face's class writes it, config.json and safetensors.
+// Checkpoint: a model's folder as Hugging Face's class writes it, config.json and weights.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "metala/base/tensor.h"
+#include "metala/io/tensor_files.h"
 #include "metala/model/config.h"
 
 namespace metala {
@@ -39,7 +40,8 @@ Checkpoint load_checkpoint(const std::string& folder);
 // the folder are left alone.
 void save_checkpoint(const std::string& folder, const Config&,
                      const std::map<std::string, Tensor>& tensors, DType dtype = DType::f32,
-                     std::uint64_t shard_bytes = std::uint64_t{5} << 30);
+                     std::uint64_t shard_bytes = std::uint64_t{5} << 30,
+                     TensorFormat format = TensorFormat::safetensors);
 
 // Throws Error naming the first tensor that holds a NaN or an infinity. Reads all weights.
 void check_finite(const std::map<std::string, Tensor>& tensors, const std::string& folder);

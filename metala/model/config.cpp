@@ -208,8 +208,6 @@ ParsedConfig parse_config(const std::string& text, const std::string& source) {
 }
 
 std::string config_json(const Config& c, const std::string& dtype) {
-  static const char* const activations[] = {"silu", "gelu",  "relu",  "elu",  "sigmoid",
-                                            "leak", "1+elu", "2+elu", "sine", "exp"};
   nlohmann::ordered_json j;
   j["model_type"] = "metala";
   j["architectures"] = {"MetaLAForCausalLM"};
@@ -218,7 +216,7 @@ std::string config_json(const Config& c, const std::string& dtype) {
   j["decoder_layers"] = c.layers;
   j["decoder_attention_heads"] = c.heads;
   j["glu_dim"] = c.glu_width;
-  j["glu_act"] = activations[static_cast<std::size_t>(c.glu_activation)];
+  j["glu_act"] = glu::name_of(c.glu_activation);
   j["bias"] = c.bias;
   j["norm_type"] = c.norm == NormType::simplermsnorm ? "simplermsnorm" : "layernorm";
   j["no_scale_embedding"] = !c.scale_embedding;

@@ -1,5 +1,6 @@
 #include "metala/ops/glu/glu.h"
 
+#include <algorithm>
 #include <array>
 #include <string>
 #include <utility>
@@ -42,6 +43,12 @@ Activation activation_named(std::string_view name) {
     supported += (supported.empty() ? "" : ", ") + std::string(known);
   }
   fail("activation \"{}\" is not known; supported: {}", name, supported);
+}
+
+std::string_view name_of(Activation activation) {
+  const auto found = std::find_if(names.begin(), names.end(),
+                                  [&](const auto& entry) { return entry.second == activation; });
+  return found->first;
 }
 
 // SiLU, which every released model uses, has a vector form; the others run their definition in

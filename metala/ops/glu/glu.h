@@ -33,6 +33,7 @@ enum class Activation {
 // "silu" or "swish", "gelu", "relu", "elu", "sigmoid", "leak", "1+elu", "2+elu", "sine", "exp".
 // Throws Error that lists the names for any other.
 Activation activation_named(std::string_view name);
+std::string_view name_of(Activation);  // the first of its names
 
 void forward(Activation, const Tensor& a, const Tensor& b, Tensor y);
 
