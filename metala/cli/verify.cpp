@@ -8,6 +8,7 @@
 #include "metala/base/error.h"
 #include "metala/cli/checks.h"
 #include "metala/cli/commands.h"
+#include "metala/device/open_device.h"
 #include "metala/eval/verify.h"
 
 namespace metala::cli {
@@ -17,6 +18,7 @@ struct Options {
   std::string folder;
   VerifyOptions verify;
   std::string dtype = "f32";
+  std::string device = "cpu";
   bool json = false;
 };
 
@@ -50,6 +52,7 @@ void print_json(const VerifyReport& report) {
 void run(const Options& options) {
   VerifyOptions verify_options = options.verify;
   verify_options.dtype = options.dtype == "f64" ? DType::f64 : DType::f32;
+  verify_options.device = open_device(options.device);
   const VerifyReport report = verify(options.folder, verify_options);
   if (options.json) {
     print_json(report);
@@ -80,6 +83,7 @@ void add_verify(CLI::App& app) {
   command->add_option("--dtype", options->dtype, "Compute in f32 or f64")
       ->capture_default_str()
       ->check(CLI::IsMember({"f32", "f64"}));
+  add_device(command, options->device);
   command->add_flag("--json", options->json, "Print the report as JSON");
   command->callback([options] { run(*options); });
 }

@@ -30,11 +30,17 @@ class Verification {
   Verification(const std::string& folder, const VerifyOptions& options)
       : options_(options),
         path_(folder + "/expected.safetensors"),
-        expected_(SafetensorsFile::open(path_)) {
+        expected_(SafetensorsFile::open(path_)),
+        arena_(options.device) {
     const Checkpoint checkpoint = load_checkpoint(folder);
     config_ = checkpoint.config;
     config_.embedding_dropout = config_.hidden_dropout = 0;  // training's noise is not the model
     parameters_ = Parameters(checkpoint.tensors).cast(options.dtype);
+    if (options.device.is_cuda()) {
+      require(options.dtype == DType::f32, "verify: {} on {}; wanted f32", name_of(options.dtype),
+              options.device.text());
+      parameters_ = parameters_.on(options.device, options.dtype);
+    }
     read_prompt();
   }
 
@@ -91,7 +97,7 @@ class Verification {
   }
 
   static std::vector<double> numbers(const Tensor& t) {
-    const Tensor wide = t.cast(DType::f64);
+    const Tensor wide = t.to({}).cast(DType::f64);
     return {wide.data<double>(), wide.data<double>() + wide.count()};
   }
 
@@ -122,7 +128,7 @@ class Verification {
     CarriedState carried(static_cast<std::size_t>(config_.layers));
     State state;
     if (!config_.bidirectional) {
-      state = State(config_, batch_of(prompt_.offsets), model.dtype());
+      state = State(config_, batch_of(prompt_.offsets), model.dtype(), model.device());
       for (std::size_t i = 0; i < carried.size(); ++i) {
         carried[i].recurrent.after = Variable::constant(state.layers()[i].recurrent);
         if (state.layers()[i].conv.defined()) {
@@ -184,7 +190,7 @@ class Verification {
             "{}: greedy and greedy_margin must be [{}, G], greedy i64", path_, sequences);
     const Parameters plain(parameters_.tensors());
     const LanguageModel model(config_, plain);
-    State state(config_, sequences, model.dtype());
+    State state(config_, sequences, model.dtype(), model.device());
     model.advance(arena_, prompt_.batch(), state);
     std::vector<std::int64_t> one_each;
     for (std::int64_t b = 0; b <= sequences; ++b) one_each.push_back(b);

@@ -17,7 +17,8 @@ namespace metala {
 struct VerifyOptions {
   // Bound, for each tensor, on max |got - want| / max |want|.
   double tolerance = 1e-4;
-  DType dtype = DType::f32;  // f32 or f64: what to compute in
+  DType dtype = DType::f32;  // f32 or f64: what to compute in; on a GPU f32
+  Device device;
 };
 
 struct Comparison {
