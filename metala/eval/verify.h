@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "metala/base/device.h"
 #include "metala/base/dtype.h"
 
 namespace metala {
