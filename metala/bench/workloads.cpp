@@ -10,6 +10,7 @@
 #include "metala/bench/machine_limits.h"
 #include "metala/model/checkpoint.h"
 #include "metala/model/language_model.h"
+#include "metala/model/stepper.h"
 #include "metala/train/trainer.h"
 
 namespace metala::bench {
@@ -149,12 +150,12 @@ DecodeResult decode(const Config& config, Place place, std::int64_t batch, std::
   const auto prompt_offsets = even_offsets(batch, context);
   if (context > 0) model.advance(arena, {prompt, prompt_offsets}, state);
   const auto ids = random_ids(batch * (steps + 4), config);
-  const auto one_each = even_offsets(batch, 1);
+  Stepper stepper(model, state);
   for (std::int64_t i = 0; i < steps + 4; ++i) {
     const std::span<const std::int32_t> next(ids.data() + i * batch,
                                              static_cast<std::size_t>(batch));
     const double seconds = timed([&] {
-      model.advance(arena, {next, one_each}, state);
+      stepper.advance(next);
       memory_of(place.device).synchronize();
     });
     if (i < 4) continue;  // the first few warm caches and arena

@@ -6,7 +6,11 @@ namespace metala {
 
 Generator::Generator(const LanguageModel& model, Arena& arena, State& state,
                      std::vector<std::vector<std::int32_t>> histories, GenerationOptions options)
-    : model_(model), arena_(arena), state_(state), options_(std::move(options)) {
+    : model_(model),
+      arena_(arena),
+      state_(state),
+      options_(std::move(options)),
+      stepper_(model, state) {
   sample::check(options_.sampling);
   require(static_cast<std::int64_t>(histories.size()) == state.batch(),
           "generate: {} prompts for a state of {} sequences", histories.size(), state.batch());
@@ -76,7 +80,11 @@ void Generator::settle() {
     s.pending = false;
     offsets.push_back(static_cast<std::int64_t>(ids.size()));
   }
-  if (!ids.empty()) model_.advance(arena_, {ids, offsets}, state_);
+  if (ids.size() == sequences_.size()) {
+    stepper_.advance(ids);
+  } else if (!ids.empty()) {
+    model_.advance(arena_, {ids, offsets}, state_);
+  }
 }
 
 }  // namespace metala

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "metala/model/language_model.h"
+#include "metala/model/stepper.h"
 #include "metala/ops/sample/sample.h"
 
 namespace metala {
@@ -61,6 +62,7 @@ class Generator {
   State& state_;
   GenerationOptions options_;
   std::vector<Sequence> sequences_;
+  Stepper stepper_;
 };
 
 }  // namespace metala

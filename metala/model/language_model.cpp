@@ -79,6 +79,14 @@ Tensor LanguageModel::logits(Arena& arena, const Tensor& hidden) const {
   return out;
 }
 
+void LanguageModel::check_ids(std::span<const std::int32_t> ids) const {
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    require(ids[i] >= 0 && ids[i] < config_->vocab_size,
+            "model: id {} at position {}; the vocabulary has {} entries", ids[i], i,
+            config_->vocab_size);
+  }
+}
+
 void LanguageModel::advance(Arena& arena, const Batch& batch, State& state,
                             const std::function<void(std::int64_t)>& progress) const {
   require(!config_->bidirectional, "model: a bidirectional model cannot generate");
@@ -86,12 +94,7 @@ void LanguageModel::advance(Arena& arena, const Batch& batch, State& state,
   const std::int64_t sequences = batch_of(batch.offsets);
   require(sequences == state.batch(), "model: {} sequences for a state of {}", sequences,
           state.batch());
-  for (std::size_t i = 0; i < batch.ids.size(); ++i) {
-    require(batch.ids[i] >= 0 && batch.ids[i] < config_->vocab_size,
-            "model: id {} at position {}; the vocabulary has {} entries", batch.ids[i], i,
-            config_->vocab_size);
-  }
-
+  check_ids(batch.ids.host());
   // All sequences walk together, a window of tokens each at a time.
   const std::int64_t window =
       std::max<std::int64_t>(16, window_tokens / std::max<std::int64_t>(sequences, 1));
@@ -99,6 +102,11 @@ void LanguageModel::advance(Arena& arena, const Batch& batch, State& state,
   for (std::int64_t b = 0; b < sequences; ++b) {
     longest = std::max(longest, batch.offsets[static_cast<std::size_t>(b) + 1] -
                                     batch.offsets[static_cast<std::size_t>(b)]);
+  }
+  if (longest <= window) {
+    advance_window(arena, batch, state);
+    if (progress) progress(static_cast<std::int64_t>(batch.ids.size()));
+    return;
   }
   std::vector<std::int32_t> ids;
   std::vector<std::int64_t> offsets;
@@ -135,22 +143,27 @@ void LanguageModel::advance_window(Arena& arena, const Batch& batch, State& stat
 
   // Logits only where a sequence stands now: after its last token in this batch.
   std::vector<std::int64_t> readers;
+  bool one_each = true;
   for (std::int64_t b = 0; b < batch_of(batch.offsets); ++b) {
     const auto i = static_cast<std::size_t>(b);
-    if (batch.offsets[i + 1] > batch.offsets[i]) readers.push_back(b);
+    const std::int64_t read = batch.offsets[i + 1] - batch.offsets[i];
+    state.tokens()[i] += read;
+    if (read > 0) readers.push_back(b);
+    one_each = one_each && read == 1;
   }
+  if (!state.logits().defined()) {
+    state.logits() =
+        Tensor::zeros({state.batch(), config_->vocab_size}, accumulation_type(dtype_), device_);
+  }
+  if (one_each) return linear::forward(hidden, head_.value(), {}, state.logits());
   const auto count = static_cast<std::int64_t>(readers.size());
   const Tensor last = arena.uninitialized({count, config_->width}, dtype_);
   for (std::int64_t i = 0; i < count; ++i) {
     const auto b = static_cast<std::size_t>(readers[static_cast<std::size_t>(i)]);
     const std::int64_t row = batch.offsets[b + 1] - 1;
     last.rows(i, i + 1).copy_from(hidden.rows(row, row + 1));
-    state.tokens()[b] += batch.offsets[b + 1] - batch.offsets[b];
   }
   const Tensor next = logits(arena, last);
-  if (!state.logits().defined()) {
-    state.logits() = Tensor::zeros({state.batch(), config_->vocab_size}, next.dtype(), device_);
-  }
   for (std::int64_t i = 0; i < count; ++i) {
     const std::int64_t b = readers[static_cast<std::size_t>(i)];
     state.logits().rows(b, b + 1).copy_from(next.rows(i, i + 1));

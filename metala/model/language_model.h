@@ -51,6 +51,9 @@ class LanguageModel {
   const Variable& head() const { return head_; }      // [V, d]
   Tensor logits(Arena&, const Tensor& hidden) const;  // [rows, d] to [rows, V]
 
+  // Throws Error for an id outside the vocabulary.
+  void check_ids(std::span<const std::int32_t> ids) const;
+
   // Reads the batch's tokens into the state: a prompt of any length in bounded memory, or one token
   // for each sequence. Sets the state's logits of every sequence that read a token. `progress`, if
   // given, is told the number of tokens read so far. Not for a bidirectional model.

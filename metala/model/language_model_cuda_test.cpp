@@ -3,6 +3,7 @@
 #include "metala/harness/compare.h"
 #include "metala/harness/gpu.h"
 #include "metala/harness/test_models.h"
+#include "metala/model/stepper.h"
 
 namespace metala {
 namespace {
@@ -94,6 +95,31 @@ TEST_F(LanguageModelOnGpu, GradientsAreThoseOfTheCpuWithEveryOption) {
       }
     }
   }
+}
+
+// The second step is recorded, the later ones replay it; a state whose memory changes starts over.
+TEST_F(LanguageModelOnGpu, ReplayedStepsAreThoseThatWereLaunchedOneByOne) {
+  const Config config = testing_models::small_config();
+  const Parameters floats = testing_models::lively_parameters(config, DType::f32);
+  const LanguageModel model(config, floats.on(gpu_, DType::f32));
+  const std::vector<std::int32_t> prompt = {1, 5, 9};
+  const std::vector<std::int64_t> offsets = {0, 2, 3};
+  const std::vector<std::int64_t> one_each = {0, 1, 2};
+  Arena arena(gpu_);
+  State plain(config, 2, DType::f32, gpu_);
+  model.advance(arena, {prompt, offsets}, plain);
+  State stepped = plain.copy();
+  Stepper stepper(model, stepped);
+  for (std::int32_t step = 0; step < 8; ++step) {
+    const std::vector<std::int32_t> ids = {step, 20 - step};
+    if (step == 5) stepped = stepped.copy();
+    model.advance(arena, {ids, one_each}, plain);
+    stepper.advance(ids);
+    EXPECT_TRUE(same_bits(stepped.logits().to({}), plain.logits().to({}))) << step;
+    EXPECT_EQ(stepped.tokens(), plain.tokens()) << step;
+  }
+  EXPECT_TRUE(same_bits(stepped.layers()[0].recurrent.to({}), plain.layers()[0].recurrent.to({})));
+  EXPECT_THROW(stepper.advance(std::vector<std::int32_t>{0, 1000}), Error);
 }
 
 TEST_F(LanguageModelOnGpu, AStateMovesBetweenDevices) {

@@ -185,4 +185,8 @@ void* workspace(Device device, std::size_t bytes) {
   return g.workspace.get();
 }
 
+std::shared_ptr<void> held_workspace(Device device) {
+  return gpu(device).workspace;
+}
+
 }  // namespace metala::cuda

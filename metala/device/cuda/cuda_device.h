@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <initializer_list>
+#include <memory>
 #include <string>
 
 #include "metala/base/device.h"
@@ -40,5 +41,7 @@ cudaStream_t enter(const char* op, std::initializer_list<const Tensor*> tensors)
 // A block of scratch memory that is valid for the work enqueued next, until the next call with the
 // same device. Grows; at a fixed size it keeps its address.
 void* workspace(Device, std::size_t bytes);
+// The block as it is now, to keep for work that will be enqueued again.
+std::shared_ptr<void> held_workspace(Device);
 
 }  // namespace metala::cuda

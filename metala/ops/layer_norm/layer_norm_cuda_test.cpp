@@ -32,7 +32,9 @@ TEST_F(LayerNormOnGpu, AgreesWithTheReference) {
 
 TEST_F(LayerNormOnGpu, GradientsAgreeWithTheReference) {
   for (const std::int64_t width : {1, 33, 1024, 5000}) {
-    for (const auto& [type, bound] : {std::pair{DType::f32, 4e-5}, {DType::bf16, 8e-3}}) {
+    for (const auto& [type, bound] :
+         {std::pair{DType::f32, width == 1 ? 1e-4 : 4e-5}, {DType::bf16, 8e-3}}) {
+      // A row of one element has no deviation: 1 / sqrt(eps) = 316 magnifies rounding.
       const Shape shape = {300, width};
       const Tensor x = random_normal(shape, DType::f32, 1, 3, 2).cast(type);
       const Tensor dy = random_normal(shape, DType::f32, 4).cast(type);

@@ -1,0 +1,44 @@
+// Stepper: one token for every sequence of a state, step after step, in the least time.
+//
+// The same as LanguageModel::advance with one token each. On a GPU the second step is recorded as a
+// graph that later ones replay, as long as the state keeps its memory; else it starts over.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "metala/device/arena.h"
+#include "metala/model/language_model.h"
+#include "metala/model/state.h"
+
+namespace metala {
+
+class Stepper {
+ public:
+  // Model and state must outlive the stepper.
+  Stepper(const LanguageModel& model, State& state);
+  ~Stepper();
+  Stepper(const Stepper&) = delete;
+  Stepper& operator=(const Stepper&) = delete;
+
+  // Reads ids[b] into sequence b. Throws as LanguageModel::advance does.
+  void advance(std::span<const std::int32_t> ids);
+
+ private:
+  struct Recording;
+  Batch batch() const;
+  void replay();
+
+  const LanguageModel& model_;
+  State& state_;
+  Arena arena_;
+  std::vector<std::int32_t> ids_;
+  std::vector<std::int64_t> one_each_;
+  Tensor ids_there_, offsets_there_;      // where kernels read them
+  std::vector<const void*> memory_;       // the state's, at the step before
+  std::unique_ptr<Recording> recording_;  // of a step on this memory
+};
+
+}  // namespace metala
