@@ -174,6 +174,12 @@ cudaStream_t enter(const char* op, std::initializer_list<const Tensor*> tensors)
   return stream(device);
 }
 
+void allow_shared_memory(const void* kernel, std::size_t bytes) {
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(bytes)),
+        "a kernel's shared memory");
+}
+
 void* workspace(Device device, std::size_t bytes) {
   Gpu& g = gpu(device);
   if (bytes > g.workspace_bytes) {

@@ -38,6 +38,9 @@ cudaStream_t stream(Device);
 // naming the op otherwise. Makes that GPU current and returns its stream.
 cudaStream_t enter(const char* op, std::initializer_list<const Tensor*> tensors);
 
+// Lets a kernel's blocks have more shared memory than the 48 KiB that every kernel may.
+void allow_shared_memory(const void* kernel, std::size_t bytes);
+
 // A block of scratch memory that is valid for the work enqueued next, until the next call with the
 // same device. Grows; at a fixed size it keeps its address.
 void* workspace(Device, std::size_t bytes);

@@ -77,6 +77,13 @@ struct Tile {
     b[0] = {{r[0], r[1]}};
     b[1] = {{r[2], r[3]}};
   }
+  // The tile's transpose: columns are its rows row .. row+15 in two fragments, k its columns
+  // k .. k+15.
+  __device__ void rows_as_b(int row, int k, FragmentB* b) const {
+    const FragmentA a = as_a(row, k);
+    b[0] = {{a.r[0], a.r[2]}};
+    b[1] = {{a.r[1], a.r[3]}};
+  }
   // The tile's transpose: columns are its rows row .. row+7, k its columns k .. k+31 in two
   // fragments.
   __device__ void transposed_as_b(int row, int k, FragmentB* b) const {

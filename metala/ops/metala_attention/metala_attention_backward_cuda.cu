@@ -1,6 +1,6 @@
-// The gradient for all sizes and options, in three kernels: what is local to a token (output gate,
-// LayerNorm, augmentation) gives the gradient of the recurrence's outputs; the recurrence, token by
-// token; what both give for q, k and the gates, added up.
+// The gradient: in chunks where those fit; else, for all sizes and options, in three kernels: what
+// is local to a token (metala_attention_local_cuda.h) gives the gradient of the recurrence's
+// outputs; the recurrence, token by token; what both give for q, k and the gates, added up.
 //
 // The recurrence's gradient needs the state before every token, from the last to the first. A block
 // (64 columns of one head's state, four lanes to a column, as forwards) walks the sequence once and
@@ -15,14 +15,15 @@
 #include "metala/device/cuda/cuda_error.h"
 #include "metala/device/cuda/pieces.h"
 #include "metala/ops/metala_attention/metala_attention_arguments.cuh"
+#include "metala/ops/metala_attention/metala_attention_chunk_cuda.h"
 #include "metala/ops/metala_attention/metala_attention_cuda.h"
+#include "metala/ops/metala_attention/metala_attention_local_cuda.h"
 
 namespace metala::metala_attention::cuda {
 namespace {
 
 using metala::cuda::from_float;
 using metala::cuda::to_float;
-using metala::cuda::warp_sum;
 
 constexpr int columns = 64;  // of a block
 constexpr int parts = 4;     // lanes that share a column
@@ -33,7 +34,6 @@ constexpr int tokens_at_once = 16;
 // What comes in, what lies in scratch memory between the kernels, and what is added to.
 template <class T>
 struct Backward {
-  Rows<const T> mixed, dout;
   const float* dafter;
   T* dmixed;      // [N, H * D]
   float* dscore;  // [N, H]: of the augmentation's scores
@@ -43,7 +43,7 @@ struct Backward {
   float* history;      // [B * H, blocks, tokens of a segment, rows of a lane, threads]
   float* dbefore;
   struct {
-    Rows<T> q, u, k, v, z;
+    Rows<T> q, u, k, v;
   } to;
   std::int64_t tokens;  // N
 };
@@ -51,87 +51,6 @@ struct Backward {
 template <class T>
 __device__ __forceinline__ void add_to(T& at, float value) {
   at = from_float<T>(to_float(at) + value);
-}
-
-// A warp for each token and head.
-template <class T>
-__global__ void __launch_bounds__(threads)
-    local_backward(Arguments<T> p, Backward<T> b, std::int64_t token_heads) {
-  const std::int64_t index =
-      static_cast<std::int64_t>(blockIdx.x) * warps + static_cast<int>(threadIdx.x) / 32;
-  if (index >= token_heads) return;
-  const std::int64_t t = index / p.heads;
-  const int head = static_cast<int>(index % p.heads);
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int first = head * p.value_width;
-  const T* mixed = b.mixed.row(t) + first;
-  const T* dout = b.dout.row(t) + first;
-  constexpr int most = 256 / 32;
-  float y[most];
-  float sum = 0;
-#pragma unroll
-  for (int i = 0; i < most; ++i) {
-    const int at = i * 32 + lane;
-    y[i] = at < p.value_width ? to_float(mixed[at]) : 0.0f;
-    sum += y[i];
-  }
-  const float share = 1 / static_cast<float>(p.value_width);
-  const float mean = warp_sum(sum) * share;
-  float squares = 0;
-#pragma unroll
-  for (int i = 0; i < most; ++i) {
-    y[i] = i * 32 + lane < p.value_width ? y[i] - mean : 0.0f;
-    squares += y[i] * y[i];
-  }
-  const float r = rsqrtf(warp_sum(squares) * share + norm_epsilon);
-  float e[most];  // the gradient of y
-  float sum_e = 0;
-  float along = 0;
-#pragma unroll
-  for (int i = 0; i < most; ++i) {
-    const int at = i * 32 + lane;
-    y[i] *= r;
-    e[i] = 0;
-    if (at >= p.value_width) continue;
-    e[i] = to_float(dout[at]);
-    if (p.z.data != nullptr) {
-      const float z = to_float(p.z.row(t)[first + at]);
-      const float gate = sigmoid(z);
-      if (b.to.z.data != nullptr) {
-        add_to(b.to.z.row(t)[first + at], e[i] * y[i] * gate * (1 + z * sigmoid(-z)));
-      }
-      e[i] *= z * gate;
-    }
-    sum_e += e[i];
-    along += e[i] * y[i];
-  }
-  const float mean_e = warp_sum(sum_e) * share;
-  const float mean_along = warp_sum(along) * share;
-  float score = 0;
-  if (p.aug != nullptr) {
-    for (int i = lane; i < p.key_width; i += 32) {
-      const int channel = head * p.key_width + i;
-      const float k = p.key_at(t, channel, p.gate_at(t, channel));
-      score += to_float(p.q.row(t)[channel]) * k * p.aug[channel];
-    }
-    score = warp_sum(score);
-  }
-  float dscore = 0;
-#pragma unroll
-  for (int i = 0; i < most; ++i) {
-    const int at = i * 32 + lane;
-    if (at >= p.value_width) continue;
-    const float dc = r * (e[i] - mean_e - y[i] * mean_along);
-    b.dmixed[t * p.heads * p.value_width + first + at] = from_float<T>(dc);
-    if (p.aug == nullptr) continue;
-    const float v = to_float(p.v.row(t)[first + at]);
-    const float dsum = dc * sigmoid(score * v) * sigmoid(-score * v);
-    dscore += dsum * v;
-    if (b.to.v.data != nullptr) add_to(b.to.v.row(t)[first + at], dsum * score);
-  }
-  if (p.aug == nullptr) return;
-  dscore = warp_sum(dscore);
-  if (lane == 0) b.dscore[index] = dscore;
 }
 
 // What the recurrence needs of 16 tokens, and room for sums over a block's columns.
@@ -393,13 +312,10 @@ __global__ void __launch_bounds__(threads)
 template <int rows_of_lane, class T>
 void recur(const Arguments<T>& p, const Backward<T>& b, unsigned sequence_heads, unsigned blocks,
            bool backwards, cudaStream_t stream) {
-  constexpr int bytes = static_cast<int>(sizeof(Tokens<rows_of_lane * parts>));
+  constexpr std::size_t bytes = sizeof(Tokens<rows_of_lane * parts>);
   const auto kernel = recurrence_backward<rows_of_lane, T>;
-  metala::cuda::check(
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
-      "metala_attention");
-  kernel<<<dim3(sequence_heads, blocks), threads, static_cast<std::size_t>(bytes), stream>>>(
-      p, b, backwards);
+  metala::cuda::allow_shared_memory(reinterpret_cast<const void*>(kernel), bytes);
+  kernel<<<dim3(sequence_heads, blocks), threads, bytes, stream>>>(p, b, backwards);
 }
 
 // f.template operator()<rows of a lane>() for a key width.
@@ -421,11 +337,9 @@ void run(const Options& options, const Inputs& in, Offsets offsets, const Tensor
   const std::int64_t channels = in.q.size(1);
   const std::int64_t token_heads = tokens * p.heads;
   Backward<T> b = {};
-  b.mixed = rows<const T>(mixed);
-  b.dout = rows<const T>(do_);
   b.dafter = static_cast<const float*>(dafter.raw());
   b.dbefore = static_cast<float*>(to.before.raw());
-  b.to = {rows<T>(to.q), rows<T>(to.u), rows<T>(to.k), rows<T>(to.v), rows<T>(to.z)};
+  b.to = {rows<T>(to.q), rows<T>(to.u), rows<T>(to.k), rows<T>(to.v)};
   b.tokens = tokens;
   with_rows(p.key_width, [&]<int rows_of_lane>() {
     constexpr std::int64_t segment = segment_tokens<rows_of_lane>;
@@ -439,10 +353,7 @@ void run(const Options& options, const Inputs& in, Offsets offsets, const Tensor
       b.checkpoints = pieces.take<float>((tokens / segment + batch) * p.heads * blocks * state);
       b.history = pieces.take<float>(batch * p.heads * blocks * segment * state);
     });
-    if (tokens > 0) {
-      local_backward<<<static_cast<unsigned>((token_heads + warps - 1) / warps), threads, 0,
-                       stream>>>(p, b, token_heads);
-    }
+    backward_local(options, in, offsets, mixed, do_, b.dmixed, b.dscore, to);
     for (int pass = 0; pass < (options.bidirectional ? 2 : 1); ++pass) {
       recur<rows_of_lane>(p, b, static_cast<unsigned>(batch * p.heads),
                           static_cast<unsigned>(blocks), pass == 1, stream);
@@ -470,6 +381,9 @@ void backward(const Options& options, const Inputs& in, Offsets offsets, const T
       {&in.q, &in.u, &in.k, &in.v, &in.z, &in.aug, &in.fixed_decay, &in.before, &mixed, &do_,
        &dafter, &to.q, &to.u, &to.k, &to.v, &to.z, &to.aug, &to.fixed_decay, &to.before});
   if (batch_of(offsets) == 0) return;
+  if (fits_chunks(options, in, to)) {
+    return backward_in_chunks(options, in, offsets, mixed, do_, dafter, to);
+  }
   metala::cuda::with_type(in.q.dtype(), [&]<class T>(T) {
     run<T>(options, in, offsets, mixed, do_, dafter, to, stream);
   });

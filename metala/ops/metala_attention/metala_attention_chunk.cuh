@@ -19,12 +19,24 @@ using metala::cuda::Tile;
 constexpr int chunk = 64;  // tokens
 constexpr int levels = 6;  // halvings of a chunk
 
+// What a walk over the chunks is for. Backwards it carries the gradient of the state, whose
+// recurrence has the same form: dS <- decay dS + read^T (scale dc), from the last chunk to the
+// first.
+enum class Pass {
+  totals,       // what each segment adds to a state of zero, and its decay
+  outputs,      // o, from the state before each segment
+  states,       // the state before each chunk
+  totals_back,  // the same of the state's gradient,
+  states_back,  // which is that after each chunk
+};
+
 struct Problem {
-  const Bf16 *q, *u, *v;
+  const Bf16 *q, *u, *v;  // backwards v is dc, the gradient of the outputs
   std::int64_t q_stride, u_stride, v_stride, o_stride;
-  const float* before;  // [B, H, K, D], or null
+  const float* before;  // [B, H, K, D], or null; backwards the gradient of the state at the end
   Bf16* o;
-  float* after;  // null: not wanted
+  float* after;        // null: not wanted; backwards dS at the start is added
+  Bf16* chunk_states;  // [chunk (chunk_place), H, K, D]
   // Of segments, when there are several in a sequence: [segment, B * H, K, D] and [.., K].
   float* segment_states;
   float* segment_decays;
@@ -34,20 +46,27 @@ struct Problem {
   float inverse_temperature, scale;
 };
 
+// Where a chunk lies among those of all sequences: each sequence has room for a chunk of its own
+// where the tokens before it end within one.
+__device__ __forceinline__ std::int64_t chunk_place(const std::int64_t* offsets,
+                                                    std::int64_t sequence) {
+  return offsets[sequence] / chunk + sequence;
+}
+
 // What a block works on: a head's slice of columns over a segment of a sequence.
 template <int key_width, int value_width>
 struct Place {
   int head, column;
-  std::int64_t sequence_head, first, tokens;
+  std::int64_t sequence_head, sequence, first, tokens;
   int segment;
   bool last;  // of the sequence: the first segment of an empty one
 
-  __device__ __forceinline__ Place(const Problem& p, int slice) {
+  __device__ __forceinline__ Place(const Problem& p, int slice, int which) {
     sequence_head = blockIdx.x;
     head = static_cast<int>(blockIdx.x) % p.heads;
-    segment = static_cast<int>(blockIdx.z);
+    segment = which;
     column = static_cast<int>(blockIdx.y) * slice;
-    const std::int64_t sequence = static_cast<std::int64_t>(blockIdx.x) / p.heads;
+    sequence = static_cast<std::int64_t>(blockIdx.x) / p.heads;
     const std::int64_t start = p.offsets[sequence] + segment * p.segment_tokens;
     const std::int64_t end = p.offsets[sequence + 1];
     first = start;
@@ -61,8 +80,13 @@ struct Place {
   }
 };
 
-template <int key_width, int value_width, bool outputs>
+template <int key_width, int value_width, Pass pass>
 struct Kernel {
+  static constexpr bool outputs = pass == Pass::outputs;
+  static constexpr bool totals = pass == Pass::totals || pass == Pass::totals_back;
+  static constexpr bool states = pass == Pass::states || pass == Pass::states_back;
+  static constexpr bool backwards = pass == Pass::totals_back || pass == Pass::states_back;
+  static constexpr bool queries = outputs || backwards;
   static constexpr int keys = key_width < 64 ? key_width : 64;  // channels worked on at once
   static constexpr int key_blocks = key_width / keys;
   static constexpr int slice = value_width < 128 ? value_width : 128;  // columns of a block
@@ -80,7 +104,7 @@ struct Kernel {
   static constexpr int key_tile = Tile<keys>::bytes(chunk) / 2;
   static constexpr int input_keys = Tile<key_width>::bytes(chunk) / 2;
   static constexpr int input_values = Tile<slice>::bytes(chunk) / 2;
-  static constexpr int inputs = (outputs ? 2 : 1) * input_keys + input_values;
+  static constexpr int inputs = (queries ? 2 : 1) * input_keys + input_values;
   static constexpr int tiles = outputs ? levels + 3 : 1;
   static constexpr int state_tile = outputs ? Tile<slice>::bytes(keys) / 2 : 0;
   static constexpr int score_tile = outputs ? Tile<chunk>::bytes(chunk) / 2 : 0;
@@ -91,8 +115,8 @@ struct Kernel {
   const Problem& p;
   const Place<key_width, value_width> place;
   Bf16* const memory;
-  float* const totals;  // [runs, keys]: the product of a run's decays
-  float* const decay;   // [keys]: of the chunk's
+  float* const run_totals;  // [runs, keys]: the product of a run's decays
+  float* const decay;       // [keys]: of the chunk's
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int row_tile = static_cast<int>(threadIdx.x) / 32 % 4;  // of tokens, and of channels
   const int group = static_cast<int>(threadIdx.x) / 128;        // of the slice's columns
@@ -102,13 +126,13 @@ struct Kernel {
   Sums score[score_tiles][2];
   Sums out[column_tiles];
 
-  __device__ __forceinline__ Kernel(const Problem& problem, Bf16* shared)
+  __device__ __forceinline__ Kernel(const Problem& problem, Bf16* shared, int segment)
       : p(problem),
-        place(problem, slice),
+        place(problem, slice, segment),
         memory(shared),
-        totals(reinterpret_cast<float*>(shared + 2 * inputs + tiles * key_tile + state_tile +
-                                        score_tile)),
-        decay(totals + total_floats) {}
+        run_totals(reinterpret_cast<float*>(shared + 2 * inputs + tiles * key_tile + state_tile +
+                                            score_tile)),
+        decay(run_totals + total_floats) {}
 
   // Input tiles of buffer 0 or 1.
   __device__ __forceinline__ Tile<key_width> u(int b) const { return {memory + b * inputs}; }
@@ -152,7 +176,7 @@ struct Kernel {
     if (done < place.tokens) {
       fetch_rows(u(buffer), p.u, p.u_stride, place.head * key_width, done);
       fetch_rows(v(buffer), p.v, p.v_stride, place.head * value_width + place.column, done);
-      if constexpr (outputs) {
+      if constexpr (queries) {
         fetch_rows(q(buffer), p.q, p.q_stride, place.head * key_width, done);
       }
     }
@@ -179,11 +203,11 @@ struct Kernel {
       before_t[j] = real ? make_float2(x.keep, y.keep) : make_float2(1, 1);
       k[j] = real ? make_float2(x.lose, y.lose) : make_float2(0, 0);
       after_t[j] = make_float2(1, 1);
-      if constexpr (outputs) {
+      if constexpr (queries) {
         query[j] = __bfloat1622float2(
             *reinterpret_cast<const __nv_bfloat162*>(q(buffer).at(t, key_block * keys + channel)));
-        put(key(), t, channel, k[j]);
       }
+      if constexpr (outputs) put(key(), t, channel, k[j]);
     }
     const auto put_level = [&](int n, int j, bool upper) {
       if constexpr (outputs) {
@@ -208,14 +232,14 @@ struct Kernel {
         }
       }
     }
-    *reinterpret_cast<float2*>(totals + own * keys + channel) = before_t[run - 1];
+    *reinterpret_cast<float2*>(run_totals + own * keys + channel) = before_t[run - 1];
     __syncthreads();
     // Beyond the run all of its tokens share a factor.
     const auto total_of = [&](int from, int count) {
       float2 total = make_float2(1, 1);
       for (int i = 0; i < count; ++i) {
-        total =
-            product(total, *reinterpret_cast<const float2*>(totals + (from + i) * keys + channel));
+        total = product(total,
+                        *reinterpret_cast<const float2*>(run_totals + (from + i) * keys + channel));
       }
       return total;
     };
@@ -239,7 +263,12 @@ struct Kernel {
     }
 #pragma unroll
     for (int j = 0; j < run; ++j) {
-      put(write(), first + j, channel, product(k[j], after_t[j]));
+      if constexpr (backwards) {
+        const float2 scaled = make_float2(query[j].x * p.scale, query[j].y * p.scale);
+        put(write(), first + j, channel, product(scaled, before_t[j]));
+      } else {
+        put(write(), first + j, channel, product(k[j], after_t[j]));
+      }
       if constexpr (outputs) put(read(), first + j, channel, product(query[j], before_t[j]));
     }
     if (own == runs - 1) *reinterpret_cast<float2*>(decay + channel) = before_t[run - 1];
@@ -439,7 +468,7 @@ struct Kernel {
 #pragma unroll
       for (auto& s : block) s = {};
     }
-    if constexpr (outputs) {
+    if constexpr (!totals) {
       const float* from = p.segments > 1 ? p.segment_states + place.state_at(p)
                           : p.before != nullptr
                               ? p.before + place.sequence_head * key_width * value_width
@@ -453,10 +482,14 @@ struct Kernel {
       }
     }
     float segment_decay = 1;  // of channel threadIdx.x, over the whole segment
-    fetch(0, 0);
+    const std::int64_t chunks = (place.tokens + chunk - 1) / chunk;
+    const auto chunk_at = [&](std::int64_t i) { return backwards ? chunks - 1 - i : i; };
+    fetch(0, chunks > 0 ? chunk_at(0) * chunk : place.tokens);
     int buffer = 0;
-    for (std::int64_t done = 0; done < place.tokens; done += chunk) {
-      fetch(buffer ^ 1, done + chunk);
+    for (std::int64_t i = 0; i < chunks; ++i) {
+      const std::int64_t done = chunk_at(i) * chunk;
+      fetch(buffer ^ 1, i + 1 < chunks ? chunk_at(i + 1) * chunk : place.tokens);
+      if constexpr (states) store_state(chunk_at(i));
       metala::cuda::wait_for_copies<1>();
       __syncthreads();
       if constexpr (outputs) {
@@ -473,7 +506,7 @@ struct Kernel {
         if constexpr (outputs) {
           add_scores(q(buffer), b);
           add_read();
-        } else if (place.column == 0) {
+        } else if (totals && place.column == 0) {
           segment_decay = take_decay(segment_decay, b);
         }
         advance(buffer, b);
@@ -492,6 +525,16 @@ struct Kernel {
     finish(segment_decay);
   }
 
+  // The state as it is now, for a chunk of the segment.
+  __device__ __forceinline__ void store_state(std::int64_t i) {
+    const std::int64_t at =
+        chunk_place(p.offsets, place.sequence) + place.segment * p.segment_tokens / chunk + i;
+    Bf16* to = p.chunk_states + (at * p.heads + place.head) * key_width * value_width;
+    each_state([&](int element, const float* s) {
+      *reinterpret_cast<std::uint32_t*>(to + element) = packed(s[0], s[1]);
+    });
+  }
+
   // A thread keeps the decay of the channel with its own number.
   __device__ __forceinline__ float take_decay(float so_far, int key_block) const {
     const int channel = static_cast<int>(threadIdx.x) - key_block * keys;
@@ -499,23 +542,23 @@ struct Kernel {
   }
 
   __device__ __forceinline__ void finish(float segment_decay) {
-    float* to = nullptr;
-    if constexpr (outputs) {
-      if (place.last && p.after != nullptr) {
-        to = p.after + place.sequence_head * key_width * value_width;
-      }
-    } else {
-      to = p.segment_states + place.state_at(p);
+    if constexpr (totals) {
       if (place.column == 0 && static_cast<int>(threadIdx.x) < key_width) {
         const std::int64_t at =
             static_cast<std::int64_t>(place.segment) * p.batch * p.heads + place.sequence_head;
         p.segment_decays[at * key_width + threadIdx.x] = segment_decay;
       }
+      float* to = p.segment_states + place.state_at(p);
+      each_state([&](int at, const float* s) {
+        *reinterpret_cast<float2*>(to + at) = make_float2(s[0], s[1]);
+      });
+    } else if (p.after != nullptr && (backwards ? place.segment == 0 : place.last)) {
+      float* to = p.after + place.sequence_head * key_width * value_width;
+      each_state([&](int at, const float* s) {
+        float2& there = *reinterpret_cast<float2*>(to + at);
+        there = backwards ? make_float2(there.x + s[0], there.y + s[1]) : make_float2(s[0], s[1]);
+      });
     }
-    if (to == nullptr) return;
-    each_state([&](int at, const float* s) {
-      *reinterpret_cast<float2*>(to + at) = make_float2(s[0], s[1]);
-    });
   }
 };
 

@@ -11,6 +11,7 @@
 #include "metala/ops/metala_attention/metala_attention_arguments.cuh"
 #include "metala/ops/metala_attention/metala_attention_chunk_cuda.h"
 #include "metala/ops/metala_attention/metala_attention_cuda.h"
+#include "metala/ops/metala_attention/metala_attention_share.cuh"
 
 namespace metala::metala_attention::cuda {
 namespace {
@@ -106,34 +107,6 @@ __global__ void __launch_bounds__(threads) recurrence(Arguments<T> p, bool backw
     const int row = r * parts + part;
     if (row < p.key_width) p.after[state_at + row * p.value_width + column] = state[r];
   }
-}
-
-// A lane's consecutive elements of a row.
-template <int n>
-struct Share {
-  float at[n];
-};
-
-template <int n>
-struct alignas(2 * n) PackedShare {
-  Bf16 at[n];
-};
-
-template <int n>
-__device__ __forceinline__ Share<n> load_share(const Bf16* from) {
-  const auto packed = *reinterpret_cast<const PackedShare<n>*>(from);
-  Share<n> share;
-#pragma unroll
-  for (int i = 0; i < n; ++i) share.at[i] = to_float(packed.at[i]);
-  return share;
-}
-
-template <int n>
-__device__ __forceinline__ void store_share(const Share<n>& share, Bf16* to) {
-  PackedShare<n> packed;
-#pragma unroll
-  for (int i = 0; i < n; ++i) packed.at[i] = from_float<Bf16>(share.at[i]);
-  *reinterpret_cast<PackedShare<n>*>(to) = packed;
 }
 
 // A warp for each token and head: o holds scale S^T q and becomes silu(z) LayerNorm(c).
@@ -243,26 +216,11 @@ template <class T>
 bool launch_in_shares(const Arguments<T>& p, unsigned blocks, std::int64_t token_heads,
                       cudaStream_t stream) {
   if constexpr (std::is_same_v<T, Bf16>) {
-    const bool whole =
-        p.u.data != nullptr && p.k.data == nullptr && p.z.data != nullptr && p.aug != nullptr;
-    const auto aligned = [](const auto& r, int share) {
-      const auto bytes = static_cast<std::uintptr_t>(2 * share);
-      return reinterpret_cast<std::uintptr_t>(r.data) % bytes == 0 && r.stride % share == 0;
-    };
-    const int keys = p.key_width / 32;
-    const int values = p.value_width / 32;
-    if (keys == 0 || values == 0) return false;
-    if (!whole || !aligned(p.q, keys) || !aligned(p.u, keys)) return false;
-    if (!aligned(p.o, values) || !aligned(p.v, values) || !aligned(p.z, values)) return false;
-    if (p.mixed.data != nullptr && !aligned(p.mixed, values)) return false;
-    const auto launch = [&]<int key_share, int value_share>() {
-      if (p.key_width != 32 * key_share || p.value_width != 32 * value_share) return false;
+    if (!released_form(p) || !in_shares(p.value_width, p.o)) return false;
+    if (p.mixed.data != nullptr && !in_shares(p.value_width, p.mixed)) return false;
+    return with_shares(p, [&]<int key_share, int value_share>() {
       local_in_shares<key_share, value_share><<<blocks, 32 * warps, 0, stream>>>(p, token_heads);
-      return true;
-    };
-    return launch.template operator()<2, 4>() || launch.template operator()<4, 8>() ||
-           launch.template operator()<1, 1>() || launch.template operator()<2, 2>() ||
-           launch.template operator()<4, 4>();
+    });
   }
   return false;
 }
@@ -270,14 +228,12 @@ bool launch_in_shares(const Arguments<T>& p, unsigned blocks, std::int64_t token
 template <int rows_of_lane, class T>
 void launch_recurrence(const Arguments<T>& p, std::int64_t batch, bool backwards,
                        cudaStream_t stream) {
-  constexpr int bytes = static_cast<int>(sizeof(Tokens<rows_of_lane * parts>));
+  constexpr std::size_t bytes = sizeof(Tokens<rows_of_lane * parts>);
   const auto kernel = recurrence<rows_of_lane, T>;
-  metala::cuda::check(
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
-      "metala_attention");
+  metala::cuda::allow_shared_memory(reinterpret_cast<const void*>(kernel), bytes);
   const dim3 grid(static_cast<unsigned>(batch * p.heads),
                   static_cast<unsigned>((p.value_width + columns - 1) / columns));
-  kernel<<<grid, threads, static_cast<std::size_t>(bytes), stream>>>(p, backwards);
+  kernel<<<grid, threads, bytes, stream>>>(p, backwards);
 }
 
 template <class T>

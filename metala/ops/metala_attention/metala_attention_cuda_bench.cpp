@@ -7,35 +7,64 @@
 namespace metala::metala_attention {
 namespace {
 
+// A problem of the benchmark's arguments, its inputs in bf16 on the GPU.
+struct Case {
+  Problem problem;
+  Inputs in;
+  std::vector<std::int64_t> offsets;
+  Tensor mirror;
+
+  Case(const benchmark::State& state, Device gpu) {
+    problem = {.lengths = std::vector<std::int64_t>(static_cast<std::size_t>(state.range(0)),
+                                                    state.range(1)),
+               .heads = 8,
+               .key_width = state.range(2),
+               .value_width = state.range(3),
+               .carried = false};
+    const Inputs here = inputs_of(problem);
+    const auto there = [&](const Tensor& t, DType type) { return t.cast(type).to(gpu); };
+    in = {there(here.q, DType::bf16), there(here.u, DType::bf16),  {}, there(here.v, DType::bf16),
+          there(here.z, DType::bf16), there(here.aug, DType::f32), {}, {}};
+    offsets = problem.offsets();
+    mirror = Tensor::zeros({problem.batch() + 1}, DType::i64, gpu);
+    mirror.copy_from(Tensor::wrap(offsets.data(), {problem.batch() + 1}));
+  }
+  Offsets mirrored() const { return {offsets, mirror.data<std::int64_t>()}; }
+  double token_heads() const { return static_cast<double>(problem.tokens() * problem.heads); }
+};
+
 void forward_on_gpu(benchmark::State& state) {
   harness::on_gpu(state, [&](Device gpu) {
-    Problem p = {.lengths = std::vector<std::int64_t>(static_cast<std::size_t>(state.range(0)),
-                                                      state.range(1)),
-                 .heads = 8,
-                 .key_width = state.range(2),
-                 .value_width = state.range(3),
-                 .carried = false};
+    const Case c(state, gpu);
+    const Problem& p = c.problem;
     const bool whole = state.range(4) != 0;
-    const Inputs in = inputs_of(p);
-    const auto there = [&](const Tensor& t, DType type) { return t.cast(type).to(gpu); };
-    const Inputs moved = {
-        there(in.q, DType::bf16), there(in.u, DType::bf16),  {}, there(in.v, DType::bf16),
-        there(in.z, DType::bf16), there(in.aug, DType::f32), {}, {}};
-    const auto offsets = p.offsets();
-    const Tensor copy = Tensor::zeros({p.batch() + 1}, DType::i64, gpu);
-    copy.copy_from(Tensor::wrap(const_cast<std::int64_t*>(offsets.data()), {p.batch() + 1}));
-    const Offsets mirrored(offsets, copy.data<std::int64_t>());
     const Tensor o = Tensor::zeros(p.value_rows(), DType::bf16, gpu);
     const Tensor after = Tensor::zeros(p.state(), DType::f32, gpu);
-    const auto token_heads = static_cast<double>(p.tokens() * p.heads);
     // q, u, v, o; and z, in 16 bits.
     const auto elements = static_cast<double>(2 * p.key_width + (whole ? 3 : 2) * p.value_width);
-    harness::time_on_gpu(state, gpu, token_heads * elements * 2, [&] {
-      if (whole) return forward(p.options(), moved, mirrored, o, {}, after);
+    harness::time_on_gpu(state, gpu, c.token_heads() * elements * 2, [&] {
+      if (whole) return forward(p.options(), c.in, c.mirrored(), o, {}, after);
       if constexpr (cuda_built) {
-        cuda::forward_in_chunks(p.options(), moved, mirrored, o, after);
+        cuda::forward_in_chunks(p.options(), c.in, c.mirrored(), o, after);
       }
     });
+  });
+}
+
+// The whole op's gradient.
+void backward_on_gpu(benchmark::State& state) {
+  harness::on_gpu(state, [&](Device gpu) {
+    const Case c(state, gpu);
+    const Problem& p = c.problem;
+    const auto like = [&](const Tensor& t) { return Tensor::zeros(t.shape(), t.dtype(), gpu); };
+    const Tensor mixed = c.in.v.copy();
+    const Tensor dout = c.in.z.copy();
+    const Gradients to = {like(c.in.q), like(c.in.u),   {}, like(c.in.v),
+                          like(c.in.z), like(c.in.aug), {}, {}};
+    // q, u, v, z, mixed, do in; the gradients of q, u, v, z in and out.
+    const auto elements = static_cast<double>(6 * p.key_width + 8 * p.value_width);
+    harness::time_on_gpu(state, gpu, c.token_heads() * elements * 2,
+                         [&] { backward(p.options(), c.in, c.mirrored(), mixed, dout, {}, to); });
   });
 }
 
@@ -47,6 +76,16 @@ BENCHMARK(forward_on_gpu)
     ->Args({1, 65536, 64, 128, 0})
     ->Args({8, 2048, 128, 256, 0})
     ->Args({8, 2048, 64, 128, 1})
+    ->UseManualTime()
+    ->Unit(benchmark::kMillisecond)
+    ->MinTime(0.05);
+
+BENCHMARK(backward_on_gpu)
+    ->Name("metala_attention/gpu/backward")
+    ->ArgNames({"B", "T", "K", "D"})
+    ->Args({16, 2048, 64, 128})
+    ->Args({1, 32768, 64, 128})
+    ->Args({16, 2048, 128, 256})
     ->UseManualTime()
     ->Unit(benchmark::kMillisecond)
     ->MinTime(0.05);
