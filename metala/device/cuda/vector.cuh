@@ -42,6 +42,35 @@ struct alignas(16) Pack {
   T at[size];
 };
 
+// n neighbours of a row as floats, loaded and stored in one access: addresses are multiples of n
+// elements.
+template <int n>
+struct Floats {
+  float at[n];
+};
+
+template <class T, int n>
+struct alignas(n * sizeof(T)) Few {
+  T at[n];
+};
+
+template <int n, class T>
+__device__ __forceinline__ Floats<n> load(const T* from) {
+  const auto few = *reinterpret_cast<const Few<T, n>*>(from);
+  Floats<n> floats;
+#pragma unroll
+  for (int i = 0; i < n; ++i) floats.at[i] = to_float(few.at[i]);
+  return floats;
+}
+
+template <int n, class T>
+__device__ __forceinline__ void store(const Floats<n>& floats, T* to) {
+  Few<T, n> few;
+#pragma unroll
+  for (int i = 0; i < n; ++i) few.at[i] = from_float<T>(floats.at[i]);
+  *reinterpret_cast<Few<T, n>*>(to) = few;
+}
+
 __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll
   for (int lane = 16; lane > 0; lane /= 2) x += __shfl_xor_sync(0xffffffffu, x, lane);

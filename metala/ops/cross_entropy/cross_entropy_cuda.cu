@@ -15,8 +15,8 @@
 namespace metala::cross_entropy::cuda {
 namespace {
 
+using metala::cuda::Floats;
 using metala::cuda::from_float;
-using metala::cuda::Pack;
 using metala::cuda::to_float;
 using metala::cuda::Transpose;
 
@@ -64,42 +64,55 @@ __device__ Part joined_over_warp(Part part) {
 
 constexpr Part nothing = {-FLT_MAX, INT_MAX, -FLT_MAX, 0.0f};
 
-__device__ void take(Part& part, float z, int place) {
-  if (comes_first({z, place, 0, 0}, part)) {
-    part.largest = z;
-    part.place = place;
+// Calls f(place, logits at place .. place + n - 1) for a thread's packs of n logits.
+template <int n, class F>
+__device__ __forceinline__ void each_pack(const float* z, int vocabulary, F f) {
+#pragma unroll 2
+  for (int at = static_cast<int>(threadIdx.x) * n; at < vocabulary; at += threads * n) {
+    f(at, metala::cuda::load<n>(z + at));
   }
 }
 
-// Every thread gets the whole row's part.
-__device__ Part part_of_row(const float* z, int vocabulary) {
-  constexpr int at_once = 4;
+// The thread's share of a row. fmaxf passes a NaN by, but the sum does not: a row with one is read
+// again for its place.
+template <int n>
+__device__ Part part_of_thread(const float* z, int vocabulary) {
   Part part = nothing;
-  for (int first = static_cast<int>(threadIdx.x) * at_once; first < vocabulary;
-       first += threads * at_once) {
-    float value[at_once];
-    if (vocabulary % at_once == 0) {
-      const auto pack = *reinterpret_cast<const Pack<float>*>(z + first);
+  each_pack<n>(z, vocabulary, [&](int at, const Floats<n>& pack) {
+    float most = pack.at[0];
 #pragma unroll
-      for (int i = 0; i < at_once; ++i) value[i] = pack.at[i];
-    } else {
-#pragma unroll
-      for (int i = 0; i < at_once; ++i)
-        value[i] = first + i < vocabulary ? z[first + i] : -INFINITY;
+    for (int i = 1; i < n; ++i) most = fmaxf(most, pack.at[i]);
+    if (most > part.shift) {
+      part.sum *= __expf(part.shift - most);
+      part.shift = part.largest = most;
+      part.place = at;  // or one of the next
     }
-    float shift = part.shift;
 #pragma unroll
-    for (int i = 0; i < at_once; ++i) {
-      shift = fmaxf(shift, value[i]);
-      if (first + i < vocabulary) take(part, value[i], first + i);
-    }
-    part.sum *= __expf(part.shift - shift);
-#pragma unroll
-    for (int i = 0; i < at_once; ++i) part.sum += __expf(value[i] - shift);
-    part.shift = shift;
+    for (int i = 0; i < n; ++i) part.sum += __expf(pack.at[i] - part.shift);
+  });
+  if (part.place != INT_MAX) {
+    while (z[part.place] != part.largest) ++part.place;
   }
+  if (!isnan(part.sum)) return part;
+  part.place = INT_MAX;
+  each_pack<n>(z, vocabulary, [&](int at, const Floats<n>& pack) {
+#pragma unroll
+    for (int i = 0; i < n; ++i) {
+      const Part one = {pack.at[i], at + i, 0, 0};
+      if (part.place == INT_MAX || comes_first(one, part)) {
+        part.largest = one.largest;
+        part.place = one.place;
+      }
+    }
+  });
+  return part;
+}
+
+// Every thread gets the whole row's part.
+template <int n>
+__device__ Part part_of_row(const float* z, int vocabulary) {
   __shared__ Part parts[threads / 32];
-  part = joined_over_warp(part);
+  const Part part = joined_over_warp(part_of_thread<n>(z, vocabulary));
   if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = part;
   __syncthreads();
   return joined_over_warp(parts[threadIdx.x % 32]);
@@ -112,26 +125,30 @@ struct Found {
 
 // gradients null: not wanted; they may be the logits themselves. `rows` null: tile row i is row
 // first + i.
-template <class T>
+template <int n, class T>
 __global__ void __launch_bounds__(threads)
     finish_rows(const float* logits, int vocabulary, const std::int32_t* rows, std::int64_t first,
                 const std::int32_t* labels, float scale, T* gradients, Found found) {
   const std::int64_t own = static_cast<std::int64_t>(blockIdx.x) * vocabulary;
   const float* z = logits + own;
-  const std::int64_t n = rows == nullptr ? first + blockIdx.x : rows[first + blockIdx.x];
-  const int label = labels[n];
+  const std::int64_t place = rows == nullptr ? first + blockIdx.x : rows[first + blockIdx.x];
+  const int label = labels[place];
   const float at_label = z[label];
-  const Part row = part_of_row(z, vocabulary);
+  const Part row = part_of_row<n>(z, vocabulary);
   if (threadIdx.x == 0) {
-    found.loss[n] = logf(row.sum) + (row.shift - at_label);
-    found.best[n] = row.place;
+    found.loss[place] = logf(row.sum) + (row.shift - at_label);
+    found.best[place] = row.place;
   }
   if (gradients == nullptr) return;
   const float share = scale / row.sum;
-  for (int v = static_cast<int>(threadIdx.x); v < vocabulary; v += threads) {
-    const float p = share * __expf(z[v] - row.shift);
-    gradients[own + v] = from_float<T>(v == label ? p - scale : p);
-  }
+  each_pack<n>(z, vocabulary, [&](int at, Floats<n> pack) {
+#pragma unroll
+    for (int i = 0; i < n; ++i) pack.at[i] = share * __expf(pack.at[i] - row.shift);
+    metala::cuda::store(pack, gradients + own + at);
+    if (at <= label && label < at + n) {
+      gradients[own + label] = from_float<T>(share * __expf(at_label - row.shift) - scale);
+    }
+  });
 }
 
 // The numbers of the rows that have a label, in order. One block.
@@ -256,7 +273,8 @@ void run(const Tensor& x, const Tensor& weight, Ids labels, double scale, const 
       const Tensor z = s.logits.rows(0, rows);
       const Tensor dz = s.gradients.rows(0, rows);
       metala::cuda::matrix_product(in, Transpose::no, weight, Transpose::yes, z, false);
-      finish_rows<T><<<blocks, threads, 0, stream>>>(
+      const auto finish = vocabulary % 4 == 0 ? finish_rows<4, T> : finish_rows<1, T>;
+      finish<<<blocks, threads, 0, stream>>>(
           static_cast<const float*>(z.raw()), static_cast<int>(vocabulary), s.rows, first,
           labels.there(), static_cast<float>(scale), gradient ? static_cast<T*>(dz.raw()) : nullptr,
           s.found);

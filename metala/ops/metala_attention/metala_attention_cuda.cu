@@ -17,7 +17,10 @@ namespace metala::metala_attention::cuda {
 namespace {
 
 using metala::cuda::Bf16;
+using metala::cuda::Floats;
 using metala::cuda::from_float;
+using metala::cuda::load;
+using metala::cuda::store;
 using metala::cuda::to_float;
 using metala::cuda::warp_sum;
 
@@ -179,25 +182,25 @@ __global__ void __launch_bounds__(32 * warps)
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int key = (head * 32 + lane) * key_share;
   const int value = (head * 32 + lane) * value_share;
-  const Share<value_share> read = load_share<value_share>(p.o.row(t) + value);
-  const Share<value_share> v = load_share<value_share>(p.v.row(t) + value);
-  const Share<value_share> z = load_share<value_share>(p.z.row(t) + value);
-  const Share<key_share> q = load_share<key_share>(p.q.row(t) + key);
-  const Share<key_share> u = load_share<key_share>(p.u.row(t) + key);
+  const Floats<value_share> read = load<value_share>(p.o.row(t) + value);
+  const Floats<value_share> v = load<value_share>(p.v.row(t) + value);
+  const Floats<value_share> z = load<value_share>(p.z.row(t) + value);
+  const Floats<key_share> q = load<key_share>(p.q.row(t) + key);
+  const Floats<key_share> u = load<key_share>(p.u.row(t) + key);
   float score = 0;
 #pragma unroll
   for (int i = 0; i < key_share; ++i) {
     score += q.at[i] * fast_gate(u.at[i], p.inverse_temperature).lose * p.aug[key + i];
   }
   score = warp_sum(score);
-  Share<value_share> c;
+  Floats<value_share> c;
   float sum = 0;
 #pragma unroll
   for (int i = 0; i < value_share; ++i) {
     c.at[i] = read.at[i] + fast_sigmoid(score * v.at[i]);
     sum += c.at[i];
   }
-  if (p.mixed.data != nullptr) store_share(c, p.mixed.row(t) + value);
+  if (p.mixed.data != nullptr) store(c, p.mixed.row(t) + value);
   constexpr float share = 1.0f / (32 * value_share);
   const float mean = warp_sum(sum) * share;
   float squares = 0;
@@ -208,7 +211,7 @@ __global__ void __launch_bounds__(32 * warps)
   for (int i = 0; i < value_share; ++i) {
     c.at[i] = (c.at[i] - mean) * r * z.at[i] * fast_sigmoid(z.at[i]);
   }
-  store_share(c, p.o.row(t) + value);
+  store(c, p.o.row(t) + value);
 }
 
 // Whether local_in_shares was launched: bf16 with everything that the released models have.

@@ -9,7 +9,10 @@ namespace metala::metala_attention::cuda {
 namespace {
 
 using metala::cuda::Bf16;
+using metala::cuda::Floats;
 using metala::cuda::from_float;
+using metala::cuda::load;
+using metala::cuda::store;
 using metala::cuda::to_float;
 using metala::cuda::warp_sum;
 
@@ -121,14 +124,14 @@ __global__ void __launch_bounds__(32 * warps)
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int key = (head * 32 + lane) * key_share;
   const int value = (head * 32 + lane) * value_share;
-  Share<value_share> y = load_share<value_share>(b.mixed.row(t) + value);
-  Share<value_share> e = load_share<value_share>(b.dout.row(t) + value);
-  Share<value_share> dz = load_share<value_share>(b.dz.row(t) + value);
-  Share<value_share> dv = load_share<value_share>(b.dv.row(t) + value);
-  const Share<value_share> z = load_share<value_share>(p.z.row(t) + value);
-  const Share<value_share> v = load_share<value_share>(p.v.row(t) + value);
-  const Share<key_share> q = load_share<key_share>(p.q.row(t) + key);
-  const Share<key_share> u = load_share<key_share>(p.u.row(t) + key);
+  Floats<value_share> y = load<value_share>(b.mixed.row(t) + value);
+  Floats<value_share> e = load<value_share>(b.dout.row(t) + value);
+  Floats<value_share> dz = load<value_share>(b.dz.row(t) + value);
+  Floats<value_share> dv = load<value_share>(b.dv.row(t) + value);
+  const Floats<value_share> z = load<value_share>(p.z.row(t) + value);
+  const Floats<value_share> v = load<value_share>(p.v.row(t) + value);
+  const Floats<key_share> q = load<key_share>(p.q.row(t) + key);
+  const Floats<key_share> u = load<key_share>(p.u.row(t) + key);
   constexpr float share = 1.0f / (32 * value_share);
   float sum = 0;
 #pragma unroll
@@ -152,7 +155,7 @@ __global__ void __launch_bounds__(32 * warps)
     sum_e += e.at[i];
     along += e.at[i] * y.at[i];
   }
-  store_share(dz, b.dz.row(t) + value);
+  store(dz, b.dz.row(t) + value);
   const float mean_e = warp_sum(sum_e) * share;
   const float mean_along = warp_sum(along) * share;
   float score = 0;
@@ -169,8 +172,8 @@ __global__ void __launch_bounds__(32 * warps)
     dscore += dsum * v.at[i];
     dv.at[i] += dsum * score;
   }
-  store_share(e, b.dmixed + t * p.heads * p.value_width + value);
-  store_share(dv, b.dv.row(t) + value);
+  store(e, b.dmixed + t * p.heads * p.value_width + value);
+  store(dv, b.dv.row(t) + value);
   dscore = warp_sum(dscore);
   if (lane == 0) b.dscore[index] = dscore;
 }

@@ -34,7 +34,7 @@ bool fits(const Options& options, const Inputs& in) {
   if (in.q.dtype() != DType::bf16 || !in.u.defined() || in.k.defined()) return false;
   if (options.bidirectional) return false;
   if (!aligned(in.q) || !aligned(in.u) || !aligned(in.v)) return false;
-  return with_size(size_of(options, in), []<int...>() {});
+  return with_size(size_of(options, in), []<int...>(){});
 }
 
 }  // namespace

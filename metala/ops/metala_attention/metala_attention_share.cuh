@@ -7,35 +7,6 @@
 
 namespace metala::metala_attention::cuda {
 
-// A lane's consecutive elements of a row.
-template <int n>
-struct Share {
-  float at[n];
-};
-
-template <int n>
-struct alignas(2 * n) PackedShare {
-  metala::cuda::Bf16 at[n];
-};
-
-template <int n>
-__device__ __forceinline__ Share<n> load_share(const metala::cuda::Bf16* from) {
-  const auto packed = *reinterpret_cast<const PackedShare<n>*>(from);
-  Share<n> share;
-#pragma unroll
-  for (int i = 0; i < n; ++i) share.at[i] = metala::cuda::to_float(packed.at[i]);
-  return share;
-}
-
-template <int n>
-__device__ __forceinline__ void store_share(const Share<n>& share, metala::cuda::Bf16* to) {
-  PackedShare<n> packed;
-#pragma unroll
-  for (int i = 0; i < n; ++i)
-    packed.at[i] = metala::cuda::from_float<metala::cuda::Bf16>(share.at[i]);
-  *reinterpret_cast<PackedShare<n>*>(to) = packed;
-}
-
 // Whether rows of heads can be taken in shares: each lane's share is one load.
 template <class... R>
 bool in_shares(int width, const R&... rows) {

@@ -1,6 +1,6 @@
-// Each thread walks a run of tokens down one channel and keeps the last W inputs in registers, so x
-// is read once (and W-1 tokens more at the start of a run). Neighbouring threads have neighbouring
-// channels.
+// Each thread walks a run of tokens down one channel, or a few neighbours, and keeps the last W
+// inputs in registers, so x is read once (and W-1 tokens more at the start of a run). Tokens are
+// loaded in groups, so that many loads are on their way at once.
 //
 // Backwards a thread walks its run forwards too, with the pre-activations computed again: token t
 // is the last to add to the gradient of input t-W+1, so W unfinished gradients wait in registers
@@ -14,11 +14,19 @@
 namespace metala::short_conv::cuda {
 namespace {
 
+using metala::cuda::Floats;
 using metala::cuda::from_float;
+using metala::cuda::load;
+using metala::cuda::store;
 using metala::cuda::to_float;
 
 constexpr int threads = 128;
 constexpr int run = 32;  // tokens of a thread
+constexpr int group = 8;
+
+// Of n channels, for the last W tokens or the W taps.
+template <int W, int n>
+using Window = float[W][n];
 
 template <class T>
 struct Problem {
@@ -59,32 +67,93 @@ __device__ float input(const Problem<T>& p, std::int64_t sequence, std::int64_t 
   return p.before[(sequence * p.width + channel) * W + (t - start + W)];
 }
 
-template <int W, class T>
+template <int W, int n, class T>
+__device__ __forceinline__ void load_taps(const Problem<T>& p, int channel, Window<W, n>& taps) {
+#pragma unroll
+  for (int c = 0; c < n; ++c) {
+#pragma unroll
+    for (int j = 0; j < W; ++j) taps[j][c] = p.weight[(channel + c) * W + j];
+  }
+}
+
+// The inputs before token t, oldest first.
+template <int W, int n, class T>
+__device__ __forceinline__ void load_window(const Problem<T>& p, std::int64_t sequence,
+                                            std::int64_t start, std::int64_t t, int channel,
+                                            Window<W, n>& window) {
+#pragma unroll
+  for (int j = 0; j < W; ++j) {
+#pragma unroll
+    for (int c = 0; c < n; ++c) {
+      window[j][c] = input<W>(p, sequence, start, t - W + j, channel + c);
+    }
+  }
+}
+
+// The oldest goes, `next` comes.
+template <int W, int n>
+__device__ __forceinline__ void shift(Window<W, n>& window, const Floats<n>& next) {
+#pragma unroll
+  for (int j = 0; j + 1 < W; ++j) {
+#pragma unroll
+    for (int c = 0; c < n; ++c) window[j][c] = window[j + 1][c];
+  }
+#pragma unroll
+  for (int c = 0; c < n; ++c) window[W - 1][c] = next.at[c];
+}
+
+template <int W, int n>
+__device__ __forceinline__ float dot(const Window<W, n>& taps, const Window<W, n>& window, int c) {
+  float sum = 0;
+#pragma unroll
+  for (int j = 0; j < W; ++j) sum += taps[j][c] * window[j][c];
+  return sum;
+}
+
+// Rows first .. first + group - 1 of those in [begin, end); the others are zero.
+template <int n, class T>
+__device__ __forceinline__ void load_group(const T* from, std::int64_t stride, std::int64_t first,
+                                           std::int64_t begin, std::int64_t end,
+                                           Floats<n> (&rows)[group]) {
+#pragma unroll
+  for (int i = 0; i < group; ++i) {
+    rows[i] = {};
+    if (first + i >= begin && first + i < end) rows[i] = load<n>(from + (first + i) * stride);
+  }
+}
+
+template <int W, int n, class T>
 __global__ void __launch_bounds__(threads) forward_runs(Problem<T> p, std::int64_t tokens) {
-  const int channel = static_cast<int>(blockIdx.y * threads + threadIdx.x);
+  const int channel = static_cast<int>(blockIdx.y * threads + threadIdx.x) * n;
   if (channel >= p.width) return;
   std::int64_t t = static_cast<std::int64_t>(blockIdx.x) * run;
   const std::int64_t end = t + run < tokens ? t + run : tokens;
-  float taps[W];
-#pragma unroll
-  for (int j = 0; j < W; ++j) taps[j] = p.weight[channel * W + j];
+  Window<W, n> taps;
+  load_taps<W, n>(p, channel, taps);
   std::int64_t sequence = sequence_of(p.offsets, p.batch, t);
   while (t < end) {
     while (p.offsets[sequence + 1] <= t) ++sequence;  // past sequences of no tokens
     const std::int64_t start = p.offsets[sequence];
     const std::int64_t stop = p.offsets[sequence + 1] < end ? p.offsets[sequence + 1] : end;
-    float window[W];  // the inputs before token t, oldest first
+    Window<W, n> window;
+    load_window<W, n>(p, sequence, start, t, channel, window);
+    for (; t < stop; t += group) {
+      Floats<n> x[group];
+      load_group(p.x + channel, p.x_stride, t, t, stop, x);
 #pragma unroll
-    for (int j = 0; j < W; ++j) window[j] = input<W>(p, sequence, start, t - W + j, channel);
-    for (; t < stop; ++t) {
+      for (int i = 0; i < group; ++i) {
+        if (t + i >= stop) continue;
+        shift<W, n>(window, x[i]);
+        Floats<n> y;
 #pragma unroll
-      for (int j = 0; j + 1 < W; ++j) window[j] = window[j + 1];
-      window[W - 1] = to_float(p.x[t * p.x_stride + channel]);
-      float sum = 0;
-#pragma unroll
-      for (int j = 0; j < W; ++j) sum += taps[j] * window[j];
-      p.y[t * p.y_stride + channel] = from_float<T>(sum / (1 + __expf(-sum)));
+        for (int c = 0; c < n; ++c) {
+          const float sum = dot<W, n>(taps, window, c);
+          y.at[c] = sum / (1 + __expf(-sum));
+        }
+        store(y, p.y + (t + i) * p.y_stride + channel);
+      }
     }
+    t = stop;
   }
 }
 
@@ -115,15 +184,10 @@ struct Gradients {
   float* dbefore;
 };
 
-// The gradient of the pre-activation of token t, whose inputs are `window`.
-template <int W, class T>
-__device__ __forceinline__ float sum_gradient(const Gradients<T>& g, const float* taps,
-                                              const float* window, std::int64_t t, int channel) {
-  float sum = 0;
-#pragma unroll
-  for (int j = 0; j < W; ++j) sum += taps[j] * window[j];
+// Of silu.
+__device__ __forceinline__ float slope(float sum) {
   const float s = 1 / (1 + __expf(-sum));
-  return to_float(g.dy[t * g.dy_stride + channel]) * s * (1 + sum * (1 - s));
+  return s * (1 + sum * (1 - s));
 }
 
 template <class T>
@@ -133,19 +197,16 @@ __device__ __forceinline__ void add_to(T& at, float value) {
 
 constexpr int backward_run = 64;
 
-template <int W, class T>
+template <int W, int n, class T>
 __global__ void __launch_bounds__(threads)
     backward_runs(Problem<T> p, Gradients<T> g, std::int64_t tokens) {
-  const int channel = static_cast<int>(blockIdx.y * threads + threadIdx.x);
+  const int channel = static_cast<int>(blockIdx.y * threads + threadIdx.x) * n;
   if (channel >= p.width) return;
   std::int64_t t = static_cast<std::int64_t>(blockIdx.x) * backward_run;
   const std::int64_t end = t + backward_run < tokens ? t + backward_run : tokens;
-  float taps[W], dtaps[W];
-#pragma unroll
-  for (int j = 0; j < W; ++j) {
-    taps[j] = p.weight[channel * W + j];
-    dtaps[j] = 0;
-  }
+  Window<W, n> taps;
+  load_taps<W, n>(p, channel, taps);
+  Window<W, n> dtaps = {};
   std::int64_t sequence = sequence_of(p.offsets, p.batch, t);
   while (t < end) {
     while (p.offsets[sequence + 1] <= t) ++sequence;
@@ -154,36 +215,44 @@ __global__ void __launch_bounds__(threads)
     const std::int64_t own = t;
     const std::int64_t stop = sequence_end < end ? sequence_end : end;
     const std::int64_t reach = stop + W - 1 < sequence_end ? stop + W - 1 : sequence_end;
-    float window[W], waiting[W];  // waiting[j] of input t-W+1+j
+    Window<W, n> window;
+    Window<W, n> waiting = {};  // waiting[j] of input t-W+1+j
+    load_window<W, n>(p, sequence, start, t, channel, window);
+    for (; t < reach + W - 1; t += group) {
+      Floats<n> x[group], dy[group], dx[group];
+      load_group(p.x + channel, p.x_stride, t, t, reach, x);
+      load_group(g.dy + channel, g.dy_stride, t, t, reach, dy);
+      load_group(g.dx + channel, g.dx_stride, t - W + 1, own, stop, dx);
 #pragma unroll
-    for (int j = 0; j < W; ++j) {
-      window[j] = input<W>(p, sequence, start, t - W + j, channel);
-      waiting[j] = 0;
-    }
-    for (; t < reach + W - 1; ++t) {
+      for (int i = 0; i < group; ++i) {
+        // Beyond the reach dy is zero, and with it all that is added.
+        shift<W, n>(window, x[i]);
+        shift<W, n>(waiting, Floats<n>());
 #pragma unroll
-      for (int j = 0; j + 1 < W; ++j) {
-        window[j] = window[j + 1];
-        waiting[j] = waiting[j + 1];
-      }
-      waiting[W - 1] = 0;
-      if (t < reach) {
-        window[W - 1] = to_float(p.x[t * p.x_stride + channel]);
-        const float dsum = sum_gradient<W>(g, taps, window, t, channel);
+        for (int c = 0; c < n; ++c) {
+          const float dsum = dy[i].at[c] * slope(dot<W, n>(taps, window, c));
+          const float counted = t + i < stop ? dsum : 0.0f;
 #pragma unroll
-        for (int j = 0; j < W; ++j) {
-          waiting[j] += dsum * taps[j];
-          if (t < stop) dtaps[j] += dsum * window[j];
+          for (int j = 0; j < W; ++j) {
+            waiting[j][c] += dsum * taps[j][c];
+            dtaps[j][c] += counted * window[j][c];
+          }
         }
+        const std::int64_t done = t + i - W + 1;
+        if (done < own || done >= stop) continue;
+#pragma unroll
+        for (int c = 0; c < n; ++c) dx[i].at[c] += waiting[0][c];
+        store(dx[i], g.dx + done * g.dx_stride + channel);
       }
-      const std::int64_t done = t - W + 1;
-      if (done >= own && done < stop) add_to(g.dx[done * g.dx_stride + channel], waiting[0]);
     }
     t = stop;
   }
   const std::int64_t at = (static_cast<std::int64_t>(blockIdx.x) * p.width + channel) * W;
 #pragma unroll
-  for (int j = 0; j < W; ++j) g.dweight[at + j] = dtaps[j];
+  for (int c = 0; c < n; ++c) {
+#pragma unroll
+    for (int j = 0; j < W; ++j) g.dweight[at + c * W + j] = dtaps[j][c];
+  }
 }
 
 // What flows through the states of a sequence: dafter into its last inputs, the first tokens' taps
@@ -227,13 +296,34 @@ __global__ void __launch_bounds__(threads) backward_states(Problem<T> p, Gradien
     for (int j = 0; j < W; ++j) {
       window[j] = input<W>(p, sequence, start, t - W + 1 + j, channel);
     }
-    const float dsum = sum_gradient<W>(g, taps, window, t, channel);
+    float sum = 0;
+#pragma unroll
+    for (int j = 0; j < W; ++j) sum += taps[j] * window[j];
+    const float dsum = to_float(g.dy[t * g.dy_stride + channel]) * slope(sum);
     // Tap j reads input i-W+1+j of the sequence: state entry i+1+j.
 #pragma unroll
     for (int j = 0; j + i + 1 < W; ++j) carried[i + 1 + j] += dsum * taps[j];
   }
 #pragma unroll
   for (int j = 0; j < W; ++j) g.dbefore[state + j] += carried[j];
+}
+
+// Channels of a thread: pairs where rows allow it.
+template <class F>
+void with_pairs(std::initializer_list<const Tensor*> rows, F&& f) {
+  for (const Tensor* t : rows) {
+    const std::size_t pair = 2 * bytes_of(t->dtype(), 1);
+    if (t->size(1) % 2 != 0 || t->stride(0) % 2 != 0 ||
+        reinterpret_cast<std::uintptr_t>(t->raw()) % pair != 0) {
+      return f.template operator()<1>();
+    }
+  }
+  f.template operator()<2>();
+}
+
+dim3 blocks_for(std::int64_t runs, std::int64_t width, int at_once) {
+  const std::int64_t per_block = std::int64_t{threads} * at_once;
+  return {static_cast<unsigned>(runs), static_cast<unsigned>((width + per_block - 1) / per_block)};
 }
 
 // f.template operator()<W>() for the width at hand.
@@ -262,9 +352,12 @@ void forward(const Tensor& x, const Tensor& weight, Offsets offsets, const Tenso
                           static_cast<float*>(after.raw()),
                           static_cast<int>(x.size(1))};
     with_width<1>(weight.size(1), [&]<int W>() {
-      const auto runs = static_cast<unsigned>((x.size(0) + run - 1) / run);
+      const std::int64_t runs = (x.size(0) + run - 1) / run;
       if (runs > 0) {
-        forward_runs<W><<<dim3(runs, channels), threads, 0, stream>>>(p, x.size(0));
+        with_pairs({&x, &y}, [&]<int n>() {
+          const dim3 grid = blocks_for(runs, x.size(1), n);
+          forward_runs<W, n><<<grid, threads, 0, stream>>>(p, x.size(0));
+        });
       }
       if (after.defined() && batch > 0) {
         final_states<W><<<dim3(channels, static_cast<unsigned>(batch)), threads, 0, stream>>>(p);
@@ -300,8 +393,10 @@ void backward(const Tensor& dy, const Tensor& x, const Tensor& weight, Offsets o
         static_cast<float*>(dbefore.raw())};
     with_width<1>(weight.size(1), [&]<int W>() {
       if (runs > 0) {
-        const dim3 grid(static_cast<unsigned>(runs), channels);
-        backward_runs<W><<<grid, threads, 0, stream>>>(p, g, x.size(0));
+        with_pairs({&dy, &x, &dx}, [&]<int n>() {
+          const dim3 grid = blocks_for(runs, x.size(1), n);
+          backward_runs<W, n><<<grid, threads, 0, stream>>>(p, g, x.size(0));
+        });
         metala::cuda::add_partial_sums(partial, runs, taps, static_cast<float*>(dweight.raw()),
                                        stream);
       }
