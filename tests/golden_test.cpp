@@ -36,6 +36,24 @@ TEST_P(Golden, DoubleReproducesThemToTheGoldensOwnRounding) {
   EXPECT_EQ(o.status, 0) << o.err << o.out;
 }
 
+// Models with options that the released ones do not use, by an implementation of its own.
+TEST(GoldenOptions, EveryOptionGivesTheLogitsStatesLossGradientsAndTokensOfAnotherImplementation) {
+  int folders = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(golden + "options")) {
+    const std::string folder = entry.path().string();
+    for (const char* options : {"--dtype f64 --tolerance 1e-6 ", "--tolerance 1e-4 "}) {
+      const Outcome o = metala("verify --json " + std::string(options) + folder);
+      ASSERT_EQ(o.status, 0) << folder << ": " << o.err << o.out;
+      const auto report = nlohmann::json::parse(o.out);
+      EXPECT_GE(report["tensors"].size(), 16) << folder;
+      const bool decodes = folder.find("bidirectional") == std::string::npos;
+      EXPECT_GE(report["greedy"]["compared"].get<int>(), decodes ? 20 : 0) << folder;
+    }
+    ++folders;
+  }
+  EXPECT_EQ(folders, 26);
+}
+
 TEST(GoldenFolder, AToleranceThatCannotBeMetFails) {
   const Outcome o = metala("verify --tolerance 0 " + golden + "tiny");
   EXPECT_EQ(o.status, 1);
