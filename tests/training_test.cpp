@@ -202,7 +202,13 @@ TEST_F(Generation, AnEmptyPromptStartsATextAndBytesThatAreNotUtf8AreRead) {
 
 TEST_F(Generation, BadRequestsAreRefusedInOneLine) {
   const std::string base = "generate " + model_ + " hi ";
-  EXPECT_TRUE(refuses(metala(base + "--top-p 0"), 1, "top_p is 0"));
+  for (const char* flag : {"--top-p 0", "--top-p nan", "--temperature -1", "--min-p 2",
+                           "--top-k -1", "--repetition-penalty 0", "--stop ''"}) {
+    EXPECT_TRUE(refuses(metala(base + flag), 2, "wanted")) << flag;
+  }
+  const Outcome device = metala(base + "--save-state /dev/null -n 1 -q");
+  EXPECT_EQ(device.status, 1);
+  EXPECT_NE(device.err.find("/dev/null: cannot write: it is not a regular file"), std::string::npos);
   EXPECT_TRUE(refuses(metala(base + "--load-state /nonexistent"), 1, "/nonexistent"));
   const Outcome unwritable = metala(base + "--save-state /nonexistent/s -n 1 -q");
   EXPECT_EQ(unwritable.status, 1);
@@ -247,6 +253,17 @@ TEST_F(Generation, AScriptedChatStopsAtItsFirstErrorInOneLine) {
   EXPECT_TRUE(refuses(metala("chat " + model_ + " < " + (*folder_ / "script")), 1, "/help"));
 }
 
+TEST(Training, ATextTooShortToValidateOnReportsNoValidation) {
+  const Folder folder;
+  spill(folder / "short.txt", "a text of a few words");
+  const std::string run = folder / "run";
+  const Outcome o =
+      metala("train " + (folder / "short.txt") + " --preset nano --steps 2 --output " + run);
+  EXPECT_EQ(o.status, 0) << o.err;
+  EXPECT_NE(o.err.find("validating on nothing"), std::string::npos) << o.err;
+  EXPECT_EQ(slurp(run + "/metrics.jsonl").find("validation"), std::string::npos);
+}
+
 TEST(TrainingMisuse, IsRefusedInOneLine) {
   const Folder folder;
   spill(folder / "empty.txt", "");
@@ -257,6 +274,12 @@ TEST(TrainingMisuse, IsRefusedInOneLine) {
   EXPECT_TRUE(refuses(metala("train /nonexistent" + out), 1, "/nonexistent"));
   EXPECT_NE(metala("train " + (folder / "broken.txt") + out).err.find("byte 3 is not UTF-8"),
             std::string::npos);
+  EXPECT_NE(metala("train " + (folder / "empty.txt") + out).err.find("has 0 tokens"),
+            std::string::npos);
+  spill(folder / "foreign.jsonl", R"({"ids": [1, 999999, 3, 4], "labels": [1, 2, 3, 4]})");
+  EXPECT_TRUE(refuses(metala("train " + (folder / "foreign.jsonl") + out), 1, "hold 999999"));
+  spill(folder / "answers.jsonl", R"({"ids": [1, 2, 3, 4], "labels": [1, 999999, 3, 4]})");
+  EXPECT_TRUE(refuses(metala("train " + (folder / "answers.jsonl") + out), 1, "hold 999999"));
   EXPECT_EQ(metala("train " + (folder / "empty.txt") + out).status, 1);
   EXPECT_EQ(metala("train " + text + " --heads 3 --width 32" + out).status, 1);
   EXPECT_EQ(metala("train " + text + " --output /proc/metala").status, 1);

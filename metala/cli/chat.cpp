@@ -16,10 +16,10 @@
 #include <string>
 #include <vector>
 
-#include "metala/cli/checks.h"
 #include "metala/cli/commands.h"
 #include "metala/cli/line_editor.h"
 #include "metala/cli/loaded_model.h"
+#include "metala/cli/sampling_options.h"
 #include "metala/generate/conversation.h"
 #include "metala/generate/generation_config.h"
 #include "metala/text/chat_template.h"
@@ -78,6 +78,14 @@ constexpr const char* help_text =
     "A line that ends in \\ goes on in the next. // starts a message with a slash. Ctrl-C ends\n"
     "an answer, not the program.\n";
 
+GenerationOptions usual_options() {
+  GenerationOptions usual;
+  usual.max_tokens = 512;
+  usual.sampling.temperature = 0.7;
+  usual.sampling.top_p = 0.9;
+  return usual;
+}
+
 class Chat {
  public:
   explicit Chat(const Options& options)
@@ -87,9 +95,7 @@ class Chat {
     const auto layout = options.plain ? std::nullopt : load_chat_template(loaded_.folder);
     Conversation conversation(loaded_.model, *loaded_.tokenizer, loaded_.fingerprint(),
                               layout ? templated(*layout) : plain_layout);
-    conversation.options.max_tokens = 512;
-    conversation.options.sampling.temperature = 0.7;
-    conversation.options.sampling.top_p = 0.9;
+    conversation.options = usual_options();
     conversation.options.end_ids = loaded_.model.config().eos_token_ids;
     load_generation_config(loaded_.folder).apply_to(conversation.options);
     options.asked.apply_to(conversation.options);
@@ -289,23 +295,8 @@ void add_chat(CLI::App& app) {
   command->add_option("model", o.folder, "Model folder, or a training run's folder")->required();
   command->add_option("--system", o.system, "System message");
   command->add_option("--load", o.load, "Go on with a conversation that /save wrote");
-  command->footer(
-      "What is not given is taken from the folder's generation_config.json, or else the default.");
-  command->add_option("-n,--max-tokens", o.asked.max_new_tokens, "Tokens of an answer at most")
-      ->default_str("512")
-      ->check(positive());
-  command->add_option("--temperature", o.asked.temperature, "0 is greedy")->default_str("0.7");
-  command->add_option("--top-k", o.asked.top_k, "Keep the k likeliest; 0: all")->default_str("0");
-  command->add_option("--top-p", o.asked.top_p, "Keep the likeliest that reach probability p")
-      ->default_str("0.9");
-  command->add_option("--min-p", o.asked.min_p, "Drop below min-p times the likeliest")
-      ->default_str("0");
-  command
-      ->add_option("--repetition-penalty", o.asked.repetition_penalty,
-                   "Above 1: make tokens already present less likely")
-      ->default_str("1");
+  add_sampling_options(command, o.asked, o.stops, usual_options(), positive());
   command->add_flag("--plain", o.plain, "Lines of \"User: ...\" even if the folder has a template");
-  command->add_option("--stop", o.stops, "End answers before this text; repeatable");
   command->add_option("--seed", o.seed, "Seed of the draws; default: a random one")
       ->check(not_negative());
   add_device(command, o.device);

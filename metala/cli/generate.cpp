@@ -13,9 +13,9 @@
 #include <string>
 #include <vector>
 
-#include "metala/cli/checks.h"
 #include "metala/cli/commands.h"
 #include "metala/cli/loaded_model.h"
+#include "metala/cli/sampling_options.h"
 #include "metala/generate/conversation.h"
 #include "metala/generate/generation_config.h"
 #include "metala/generate/generator.h"
@@ -286,25 +286,8 @@ void add_generate(CLI::App& app) {
   command->add_option("prompt", o.prompts, "Prompts; - reads one from standard input");
   command->add_option("--prompt-file", o.prompt_files, "A file that is one prompt; repeatable");
   command->add_option("--prompt-lines", o.prompt_lines, "A file with a prompt on each line");
-  command->footer(
-      "What is not given is taken from the folder's generation_config.json, or else the default.");
-  const GenerationOptions defaults;
-  command->add_option("-n,--max-tokens", o.asked.max_new_tokens, "Tokens to draw at most")
-      ->default_str(fmt::format("{}", defaults.max_tokens))
-      ->check(not_negative());
+  add_sampling_options(command, o.asked, o.stops, GenerationOptions(), not_negative());
   command->add_flag("--greedy", o.greedy, "Always take the likeliest token");
-  const auto add_sampling = [&](const char* flag, auto& value, auto otherwise, const char* what) {
-    command->add_option(flag, value, what)->default_str(fmt::format("{}", otherwise));
-  };
-  const sample::Options& usual = defaults.sampling;
-  add_sampling("--temperature", o.asked.temperature, usual.temperature, "0 is greedy");
-  add_sampling("--top-k", o.asked.top_k, usual.top_k, "Keep the k likeliest; 0: all");
-  add_sampling("--top-p", o.asked.top_p, usual.top_p,
-               "Keep the likeliest that reach probability p");
-  add_sampling("--min-p", o.asked.min_p, usual.min_p, "Drop below min-p times the likeliest");
-  add_sampling("--repetition-penalty", o.asked.repetition_penalty, usual.repetition_penalty,
-               "Above 1: make tokens already present less likely");
-  command->add_option("--stop", o.stops, "Stop before this text; repeatable");
   command->add_flag("--ignore-end", o.ignore_end, "Do not stop at the end-of-text token");
   command->add_option("--seed", o.seed, "Seed of the draw; default: a random one, printed")
       ->check(not_negative());

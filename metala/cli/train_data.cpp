@@ -51,7 +51,15 @@ class StreamBuilder {
       require(stream_.tokens.empty() == stream_.labels.empty(),
               "train: documents with labels and without cannot be mixed");
       for (const auto id : document.ids) {
-        require(id >= 0, "train: a document's ids hold {}; only labels may be -100", id);
+        require(id >= 0 && id < tokenizer_.size(),
+                "train: a document's ids hold {}; the vocabulary has ids from 0 to {}", id,
+                tokenizer_.size() - 1);
+      }
+      for (const auto label : document.labels) {
+        require(label < tokenizer_.size(),
+                "train: a document's labels hold {}; the vocabulary has ids from 0 to {}, -100 is "
+                "nothing to learn",
+                label, tokenizer_.size() - 1);
       }
       stream_.tokens.insert(stream_.tokens.end(), document.ids.begin(), document.ids.end());
       stream_.labels.insert(stream_.labels.end(), document.labels.begin(), document.labels.end());
@@ -135,11 +143,19 @@ std::unique_ptr<TextTask> text_task(const TextDataOptions& options, const Tokeni
   TokenStream validation = options.validation_inputs.empty()
                                ? split_off(training, options.validation_share)
                                : tokenised(options.validation_inputs, options.documents, tokenizer);
-  fmt::print(stderr, "training on {} tokens ({:.2f} bytes each), validating on {}\n",
-             training.tokens.size(),
-             static_cast<double>(training.bytes) / static_cast<double>(training.tokens.size()),
-             validation.tokens.size());
-  return std::make_unique<TextTask>(std::move(training), std::move(validation), options.task);
+  const std::size_t tokens = training.tokens.size();
+  const std::int64_t bytes = training.bytes;
+  const std::size_t kept = validation.tokens.size();
+  auto task = std::make_unique<TextTask>(std::move(training), std::move(validation), options.task);
+  const std::string each =
+      bytes > 0 ? fmt::format(" ({:.2f} bytes each)",
+                              static_cast<double>(bytes) / static_cast<double>(tokens))
+                : "";
+  fmt::print(stderr, "training on {} tokens{}, validating on {}\n", tokens, each,
+             task->validation_batches() > 0
+                 ? fmt::format("{}", kept)
+                 : "nothing: the text is too short, name some with --validation");
+  return task;
 }
 
 }  // namespace metala::cli

@@ -68,6 +68,11 @@ std::string read_file(const std::string& path, std::size_t limit) {
 
 void write_file_atomically(const std::string& path,
                            const std::function<void(std::ostream&)>& write) {
+  // A rename would put a file in a device's place.
+  std::error_code absent;
+  const fs::file_status before = fs::status(path, absent);
+  require(!fs::exists(before) || fs::is_regular_file(before),
+          "{}: cannot write: it is not a regular file", path);
   const std::string aside = fmt::format("{}.{}.tmp", path, getpid());
   try {
     std::ofstream out(aside, std::ios::binary | std::ios::trunc);

@@ -73,7 +73,7 @@ void Trainer::run(const TrainerEvents& events) {
     const bool last = step_ == options_.steps;
     if (last || (options_.validate_every > 0 && step_ % options_.validate_every == 0)) {
       const ValidationReport validation = validate();
-      if (events.validated) events.validated(validation);
+      if (events.validated && validation.tokens > 0) events.validated(validation);
       stop = validation.accuracy >= options_.stop_at_accuracy;
     }
     if (options_.save_every > 0 && step_ % options_.save_every == 0) save();
@@ -156,6 +156,7 @@ ValidationReport Trainer::validate() {
   }
   const cross_entropy::Result sum = cross_entropy::read(sums_);
   if (sum.count == 0) return report;
+  report.tokens = sum.count;
   report.loss = sum.loss / static_cast<double>(sum.count);
   report.perplexity = std::exp(report.loss);
   report.accuracy = static_cast<double>(sum.correct) / static_cast<double>(sum.count);

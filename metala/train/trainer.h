@@ -42,6 +42,7 @@ struct StepReport {
 
 struct ValidationReport {
   std::int64_t step = 0;
+  std::int64_t tokens = 0;  // with labels; 0: there was nothing to validate on
   double loss = 0;
   double perplexity = 0;
   double accuracy = 0;
@@ -51,9 +52,9 @@ struct ValidationReport {
 // What a run tells the outside. Any may be empty.
 struct TrainerEvents {
   std::function<void(const StepReport&)> stepped;
-  std::function<void(const ValidationReport&)> validated;
-  std::function<void(std::int64_t step)> save;  // due now: write a checkpoint
-  std::function<bool()> interrupted;            // true: save and stop after this step
+  std::function<void(const ValidationReport&)> validated;  // not if there is nothing to validate on
+  std::function<void(std::int64_t step)> save;             // due now: write a checkpoint
+  std::function<bool()> interrupted;                       // true: save and stop after this step
 };
 
 class Trainer {
