@@ -8,6 +8,7 @@ namespace metala::cli {
 void add_generate(CLI::App&);
 void add_chat(CLI::App&);
 void add_train(CLI::App&);
+void add_data(CLI::App&);
 void add_convert(CLI::App&);
 void add_inspect(CLI::App&);
 void add_verify(CLI::App&);

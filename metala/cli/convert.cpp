@@ -16,7 +16,7 @@
 #include "metala/model/checkpoint.h"
 #include "metala/model/neox.h"
 #include "metala/model/neox_writer.h"
-#include "metala/train/documents.h"
+#include "metala/data/documents.h"
 
 namespace metala::cli {
 namespace {

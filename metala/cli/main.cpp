@@ -31,10 +31,20 @@ std::size_t edit_distance(const std::string& a, const std::string& b) {
   return row[b.size()];
 }
 
-// The command that was being parsed: the subcommand given, or the program.
+// The command that was being parsed: the innermost subcommand given, or the program.
 const CLI::App* parsed_command(const CLI::App& app) {
   const auto chosen = app.get_subcommands();
-  return chosen.empty() ? &app : chosen.front();
+  return chosen.empty() ? &app : parsed_command(*chosen.front());
+}
+
+// "metala data prepare"
+std::string full_name(const CLI::App& app) {
+  const CLI::App* parent = app.get_parent();
+  return parent == nullptr ? app.get_name() : full_name(*parent) + " " + app.get_name();
+}
+
+bool has_commands(const CLI::App& app) {
+  return !app.get_subcommands([](const CLI::App*) { return true; }).empty();
 }
 
 std::string nearest(const CLI::App& app, const std::string& word) {
@@ -51,8 +61,8 @@ std::string nearest(const CLI::App& app, const std::string& word) {
   for (const auto* option : command->get_options()) {
     for (const auto& name : option->get_lnames()) consider("--" + name);
   }
-  if (command == &app) {
-    for (const auto* sub : app.get_subcommands([](const CLI::App*) { return true; })) {
+  if (has_commands(*command)) {
+    for (const auto* sub : command->get_subcommands([](const CLI::App*) { return true; })) {
       consider(sub->get_name());
     }
   }
@@ -61,7 +71,7 @@ std::string nearest(const CLI::App& app, const std::string& word) {
 
 int misuse(const CLI::App& app, const std::string& problem) {
   const CLI::App* command = parsed_command(app);
-  const std::string name = command == &app ? "metala" : "metala " + command->get_name();
+  const std::string name = full_name(*command);
   const char* stop = problem.ends_with('?') ? "" : ".";
   fmt::print(stderr, "{}: {}{} See {} --help.\n", name, problem, stop, name);
   return 2;
@@ -70,7 +80,7 @@ int misuse(const CLI::App& app, const std::string& problem) {
 // "no option --foo; did you mean --for?"
 std::string unknown_word(const CLI::App& app, std::string word) {
   word = word.substr(0, word.find('='));
-  const bool command = parsed_command(app) == &app;
+  const bool command = has_commands(*parsed_command(app));
   const char* kind = word.starts_with("-") ? "option" : command ? "command" : "argument";
   const std::string close = nearest(app, word);
   return fmt::format("no {} {}{}", kind, word,
@@ -87,6 +97,9 @@ int report_parse_error(const CLI::App& app, const std::vector<std::string>& word
   if (parsed_command(app) == &app && !words.empty()) {
     return misuse(app, unknown_word(app, words.front()));
   }
+  if (has_commands(*parsed_command(app)) && words.size() > 1) {
+    return misuse(app, unknown_word(app, words[1]));
+  }
   std::string problem = error.what();
   std::replace(problem.begin(), problem.end(), '\n', ' ');
   return misuse(app, problem);
@@ -100,6 +113,7 @@ int run(int argc, char** argv) {
   add_generate(app);
   add_chat(app);
   add_train(app);
+  add_data(app);
   add_convert(app);
   add_inspect(app);
   add_verify(app);

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <csignal>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -13,6 +12,7 @@
 #include "metala/base/threads.h"
 #include "metala/cli/checks.h"
 #include "metala/cli/commands.h"
+#include "metala/cli/interrupt.h"
 #include "metala/cli/train_data.h"
 #include "metala/device/open_device.h"
 #include "metala/generate/generator.h"
@@ -30,11 +30,6 @@ namespace metala::cli {
 namespace {
 
 namespace fs = std::filesystem;
-
-volatile std::sig_atomic_t interrupted = 0;
-void interrupt(int) {
-  interrupted = 1;
-}
 
 struct Options {
   std::string task = "text";
@@ -262,8 +257,7 @@ class Run {
   }
 
   void train(Trainer& trainer) {
-    std::signal(SIGINT, interrupt);
-    std::signal(SIGTERM, interrupt);
+    catch_interrupts();
     ProgressBar bar("training", static_cast<double>(o_.steps), "tok");
     std::int64_t tokens = 0;
     std::int64_t saved = -1;
@@ -284,12 +278,12 @@ class Run {
       save(trainer, step);
       saved = step;
     };
-    events.interrupted = [] { return interrupted != 0; };
+    events.interrupted = interrupted;
     trainer.run(events);
     bar.finish();
     write_curve();
     fmt::print(stderr, "{}: saved after step {}{}\n", o_.output, saved,
-               trainer.step() < o_.steps && interrupted != 0 ? "; go on with --resume" : "");
+               trainer.step() < o_.steps && interrupted() ? "; go on with --resume" : "");
   }
 
   void validated(const ValidationReport& r, ProgressBar& bar) {
@@ -379,10 +373,10 @@ void add_data_options(CLI::App& command, Options& o) {
   command.add_flag("--replace-invalid", o.data.documents.replace_invalid,
                    "Replace what is not UTF-8 instead of stopping");
   command
-      .add_option("--tokenizer", o.data.tokenizer,
+      .add_option("--tokenizer", o.data.tokenizer.name,
                   "bytes; sentencepiece (learned from the text); or a .model file or folder")
       ->capture_default_str();
-  command.add_option("--vocab-size", o.data.vocabulary, "Pieces of a learned vocabulary")
+  command.add_option("--vocab-size", o.data.tokenizer.vocabulary, "Pieces of a learned vocabulary")
       ->capture_default_str()
       ->check(CLI::Range(300, 1000000));
   command.add_option("--mqar-length", o.mqar.length, "mqar: tokens of an example")

@@ -2,43 +2,13 @@
 
 #include <fmt/format.h>
 
-#include <filesystem>
-
 #include "metala/base/error.h"
-#include "metala/io/file.h"
 #include "metala/train/progress.h"
 
 namespace metala::cli {
 namespace {
 
-constexpr std::size_t vocabulary_text = std::size_t{24} << 20;  // plenty for any small vocabulary
-constexpr std::size_t batch_bytes = std::size_t{8} << 20;       // tokenised at a time
-constexpr std::size_t largest_model = std::size_t{256} << 20;
-
-// The first texts of the inputs, for learning a vocabulary: every n-th document so that the sample
-// spans them all.
-std::vector<std::string> sample_texts(const TextDataOptions& options) {
-  const auto stride = std::max<std::uint64_t>(1, total_bytes(options.inputs) / vocabulary_text);
-  std::vector<std::string> texts;
-  std::uint64_t index = 0;
-  read_documents(options.inputs, options.documents, [&](Document d) {
-    if (index++ % stride == 0) texts.push_back(std::move(d.text));
-  });
-  return texts;
-}
-
-std::unique_ptr<Tokenizer> trained_vocabulary(const TextDataOptions& options) {
-  fmt::print(stderr, "learning a vocabulary of {} pieces\n", options.vocabulary);
-  const auto texts = sample_texts(options);
-  std::size_t at = 0;
-  const auto next = [&](std::string& text) {
-    if (at == texts.size()) return false;
-    text = texts[at++];
-    return true;
-  };
-  return sentencepiece_tokenizer(train_sentencepiece(next, options.vocabulary, vocabulary_text),
-                                 "the trained vocabulary");
-}
+constexpr std::size_t batch_bytes = std::size_t{8} << 20;  // tokenised at a time
 
 // Tokenises documents as they come, a few megabytes at a time on all threads.
 class StreamBuilder {
@@ -129,13 +99,10 @@ TokenStream split_off(TokenStream& training, double share) {
 std::unique_ptr<Tokenizer> tokenizer_for_training(const TextDataOptions& options,
                                                   const std::string& reuse) {
   if (!reuse.empty()) return open_tokenizer(reuse);
-  if (options.tokenizer == "bytes") return byte_tokenizer();
-  if (options.tokenizer == "sentencepiece") return trained_vocabulary(options);
-  require(std::filesystem::exists(options.tokenizer),
-          "train: --tokenizer {} is neither bytes, sentencepiece, nor a file or folder",
-          options.tokenizer);
-  if (std::filesystem::is_directory(options.tokenizer)) return open_tokenizer(options.tokenizer);
-  return sentencepiece_tokenizer(read_file(options.tokenizer, largest_model), options.tokenizer);
+  if (options.tokenizer.name == "sentencepiece") {
+    fmt::print(stderr, "learning a vocabulary of {} pieces\n", options.tokenizer.vocabulary);
+  }
+  return choose_tokenizer(options.tokenizer, options.inputs, options.documents);
 }
 
 std::unique_ptr<TextTask> text_task(const TextDataOptions& options, const Tokenizer& tokenizer) {

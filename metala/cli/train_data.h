@@ -5,8 +5,9 @@
 #include <string>
 #include <vector>
 
+#include "metala/data/choose_tokenizer.h"
+#include "metala/data/documents.h"
 #include "metala/text/tokenizer.h"
-#include "metala/train/documents.h"
 #include "metala/train/text_task.h"
 
 namespace metala::cli {
@@ -15,9 +16,7 @@ struct TextDataOptions {
   std::vector<std::string> inputs, validation_inputs;
   DocumentOptions documents;
   double validation_share = 0.01;  // of the training tokens' end, without validation_inputs
-  std::string tokenizer =
-      "bytes";                     // "bytes", "sentencepiece", or a folder or file to take one from
-  std::int64_t vocabulary = 4096;  // of a SentencePiece vocabulary trained on the spot
+  TokenizerChoice tokenizer;
   TextTaskOptions task;
 };
 

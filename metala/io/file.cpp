@@ -82,8 +82,7 @@ void write_file_atomically(const std::string& path,
     out.flush();
     require(out.good(), "{}: write failed: {}", path, errno == 0 ? "the disk is full?" : reason());
     out.close();
-    const Descriptor file(::open(aside.c_str(), O_RDONLY | O_CLOEXEC));
-    require(file.get() >= 0 && fsync(file.get()) == 0, "{}: sync failed: {}", path, reason());
+    sync_file(aside);
     require(std::rename(aside.c_str(), path.c_str()) == 0, "{}: cannot rename into place: {}", path,
             reason());
   } catch (...) {
@@ -99,6 +98,11 @@ void write_file_atomically(const std::string& path, const std::string& text) {
   write_file_atomically(path, [&](std::ostream& out) {
     out.write(text.data(), static_cast<std::streamsize>(text.size()));
   });
+}
+
+void sync_file(const std::string& path) {
+  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  require(file.get() >= 0 && fsync(file.get()) == 0, "{}: sync failed: {}", path, reason());
 }
 
 void sync_folder(const std::string& path) {

@@ -35,6 +35,9 @@ void write_file_atomically(const std::string& path,
                            const std::function<void(std::ostream&)>& write);
 void write_file_atomically(const std::string& path, const std::string& text);
 
+// Makes what was written to a file durable.
+void sync_file(const std::string& path);
+
 // Makes the rename of `path`'s entries durable.
 void sync_folder(const std::string& path);
 

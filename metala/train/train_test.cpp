@@ -12,7 +12,6 @@
 #include "metala/base/error.h"
 #include "metala/harness/temporary_folder.h"
 #include "metala/io/file.h"
-#include "metala/train/documents.h"
 #include "metala/train/metrics.h"
 #include "metala/train/mqar_task.h"
 #include "metala/train/plot.h"
@@ -191,41 +190,6 @@ TEST(Mqar, TrainingAndValidationNeverMeetAndEpochsDiffer) {
   EXPECT_EQ(task.training_batch(5).ids, MqarTask(options).training_batch(5).ids);
   options.pairs = 17;
   EXPECT_THROW(MqarTask{options}, Error);
-}
-
-TEST(Documents, FilesFoldersAndJsonLinesAreReadInOrder) {
-  const TemporaryFolder folder;
-  std::filesystem::create_directories(folder / "d/sub");
-  std::filesystem::create_directories(folder / "d/.git");
-  folder.spill("d/b.txt", "second");
-  folder.spill("d/a.txt", "first");
-  folder.spill("d/sub/c", "third");
-  folder.spill("d/.git/config", "hidden");
-  folder.spill("x.jsonl", "{\"text\": \"one\"}\n\n{\"text\": \"two\"}\n");
-  std::vector<std::string> texts;
-  read_documents({folder / "d", folder / "x.jsonl"}, {},
-                 [&](Document d) { texts.push_back(d.text); });
-  EXPECT_EQ(texts, (std::vector<std::string>{"first", "second", "third", "one", "two"}));
-}
-
-TEST(Documents, BadInputIsRefusedWithFileAndLine) {
-  const TemporaryFolder folder;
-  const auto message = [&](const std::string& name, const std::string& content) {
-    folder.spill(name, content);
-    try {
-      read_documents({folder / name}, {}, [](const Document&) {});
-    } catch (const Error& e) {
-      return std::string(e.what());
-    }
-    return std::string("accepted");
-  };
-  EXPECT_NE(message("a.jsonl", "{\"text\": \"x\"}\n{broken\n").find("a.jsonl:2: not valid JSON"),
-            std::string::npos);
-  EXPECT_NE(message("b.jsonl", "{\"body\": \"x\"}\n").find("--text-field"), std::string::npos);
-  EXPECT_NE(message("c.jsonl", R"({"ids": [1, 2], "labels": [1]})").find("2 ids but 1 labels"),
-            std::string::npos);
-  EXPECT_NE(message("d.txt", "ok \xff").find("byte 3 is not UTF-8"), std::string::npos);
-  EXPECT_THROW(read_documents({folder / "none"}, {}, [](const Document&) {}), Error);
 }
 
 TEST(TensorBoard, RecordsMatchTheFormatsExamplesByteForByte) {

@@ -9,7 +9,7 @@
 #include <string>
 
 #include "metala/base/error.h"
-#include "metala/train/documents.h"
+#include "metala/data/documents.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   static const std::string path =

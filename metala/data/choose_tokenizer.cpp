@@ -1,0 +1,63 @@
+#include "metala/data/choose_tokenizer.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "metala/base/error.h"
+#include "metala/io/file.h"
+#include "metala/io/input_stream.h"
+
+namespace metala {
+namespace {
+
+constexpr std::size_t vocabulary_text = std::size_t{24} << 20;  // plenty for any small vocabulary
+constexpr std::size_t largest_model = std::size_t{256} << 20;
+
+// Every n-th document, so that the sample spans the inputs.
+std::vector<std::string> sample_texts(const std::vector<std::string>& inputs,
+                                      const DocumentOptions& options) {
+  const auto stride = std::max<std::uint64_t>(1, total_bytes(inputs) / vocabulary_text);
+  std::vector<std::string> texts;
+  std::uint64_t index = 0;
+  DocumentReader reader(document_files(inputs, options.format));
+  for (DocumentBlock block; reader.next(block);) {
+    for_each_document(
+        block, options,
+        [&](Document d) {
+          if (index++ % stride == 0) texts.push_back(std::move(d.text));
+        },
+        [](Malformed, const std::string&) {});  // whoever prepares the text reports them
+  }
+  return texts;
+}
+
+std::unique_ptr<Tokenizer> learned(std::int64_t vocabulary, const std::vector<std::string>& inputs,
+                                   const DocumentOptions& options) {
+  require(std::find(inputs.begin(), inputs.end(), InputStream::standard_input) == inputs.end(),
+          "a vocabulary cannot be learned from standard input, which is read only once; name "
+          "files, or another --tokenizer");
+  const auto texts = sample_texts(inputs, options);
+  std::size_t at = 0;
+  const auto next = [&](std::string& text) {
+    if (at == texts.size()) return false;
+    text = texts[at++];
+    return true;
+  };
+  return sentencepiece_tokenizer(train_sentencepiece(next, vocabulary, vocabulary_text),
+                                 "the trained vocabulary");
+}
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> choose_tokenizer(const TokenizerChoice& choice,
+                                            const std::vector<std::string>& inputs,
+                                            const DocumentOptions& options) {
+  if (choice.name == "bytes") return byte_tokenizer();
+  if (choice.name == "sentencepiece") return learned(choice.vocabulary, inputs, options);
+  require(std::filesystem::exists(choice.name),
+          "--tokenizer {} is neither bytes, sentencepiece, nor a file or folder", choice.name);
+  if (std::filesystem::is_directory(choice.name)) return open_tokenizer(choice.name);
+  return sentencepiece_tokenizer(read_file(choice.name, largest_model), choice.name);
+}
+
+}  // namespace metala

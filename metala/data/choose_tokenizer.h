@@ -1,0 +1,25 @@
+// The tokenizer that a user names for a corpus.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "metala/data/documents.h"
+#include "metala/text/tokenizer.h"
+
+namespace metala {
+
+struct TokenizerChoice {
+  // "bytes"; "sentencepiece", learned from the corpus; or a folder or .model file to take one from.
+  std::string name = "bytes";
+  std::int64_t vocabulary = 4096;  // of one that is learned
+};
+
+// A vocabulary is learned from documents spread over all inputs, 24 MiB of them at most.
+std::unique_ptr<Tokenizer> choose_tokenizer(const TokenizerChoice&,
+                                            const std::vector<std::string>& inputs,
+                                            const DocumentOptions&);
+
+}  // namespace metala

@@ -1,0 +1,35 @@
+// Joining, cutting and measuring prepared datasets.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "metala/data/token_dataset.h"
+
+namespace metala {
+
+// Writes the documents of all datasets, in order, as PREFIX. Info and tokenizer go along when the
+// datasets agree on them. Throws Error when their tokenizers differ, and for a PREFIX that exists.
+void merge_datasets(const std::vector<std::string>& from, const std::string& prefix,
+                    const std::function<void(std::int64_t documents)>& progress = {});
+
+// Writes the parts of split_documents (splits.h) as PREFIX_train, PREFIX_valid and PREFIX_test; an
+// empty part is left out. Returns the number of documents in each.
+std::array<std::int64_t, 3> split_dataset(const std::string& from, const std::string& split,
+                                          const std::string& prefix);
+
+struct DatasetStatistics {
+  std::int64_t documents = 0, tokens = 0, empty = 0;
+  // Tokens of a document.
+  std::int64_t shortest = 0, median = 0, ninetieth = 0, longest = 0;
+  double mean = 0;
+  std::int32_t largest_id = -1;
+  std::int64_t ending_in_end_id = 0;  // documents whose last token is `end_id`
+};
+
+DatasetStatistics dataset_statistics(const TokenDataset&, std::int32_t end_id);
+
+}  // namespace metala

@@ -1,0 +1,71 @@
+// SampleIndex: which tokens make training sample i, exactly as GPT-NeoX's packed datasets have it.
+//
+// With tokens = sum of the documents' lengths and samples of T tokens plus one label:
+//
+//   epochs = least e with (e tokens - 1) div T >= samples wanted
+//   order  = all documents, epochs times over, shuffled as one row (epochs mix)
+//   M      = (epochs tokens - 1) div T samples cut from that row, end to end: sample m begins at
+//   its
+//            token m T and has T + 1 tokens, so it shares one with the next
+//   sample i of the run is cut number visits[i], visits a shuffle of 0..M-1
+//
+// One generator seeded once serves both shuffles, in this order. GPT-NeoX counts one sample less
+// than there are (M - 1) and wraps around behind it; so do we.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+namespace metala {
+
+struct SampleOptions {
+  std::int64_t length = 2048;  // T
+  std::int64_t wanted = 0;     // samples; what is read more often needs more epochs
+  std::int64_t epochs = 0;     // instead of `wanted`, if positive
+  std::uint32_t seed = 1234;
+  bool shuffle = true;
+};
+
+class SampleIndex {
+ public:
+  // A place in `order`: the document's position there, and a token of it.
+  struct Place {
+    std::uint32_t document = 0, offset = 0;
+    bool operator==(const Place&) const = default;
+  };
+
+  // Documents first to last - 1, of the lengths that `length_of` tells. Throws Error when they hold
+  // too few tokens for two samples.
+  SampleIndex(std::int64_t first, std::int64_t last,
+              const std::function<std::int64_t(std::int64_t)>& length_of, const SampleOptions&);
+
+  std::int64_t epochs() const { return epochs_; }
+  std::int64_t size() const { return static_cast<std::int64_t>(visits_.size()) - 1; }
+  std::int64_t length() const { return length_; }
+
+  // Of sample i (modulo size): where its first token and its last one, the label of the one before,
+  // lie.
+  Place first(std::int64_t sample) const { return places_[visit(sample)]; }
+  Place last(std::int64_t sample) const { return places_[visit(sample) + 1]; }
+  std::int64_t document(std::int64_t position) const {
+    return order_[static_cast<std::size_t>(position)];
+  }
+
+  const std::vector<std::uint32_t>& order() const { return order_; }
+  const std::vector<Place>& places() const { return places_; }  // M + 1
+  const std::vector<std::uint32_t>& visits() const { return visits_; }
+
+ private:
+  std::size_t visit(std::int64_t sample) const {
+    return visits_[static_cast<std::size_t>(sample % size())];
+  }
+  void cut(const std::function<std::int64_t(std::int64_t)>& length_of, std::int64_t samples);
+
+  std::int64_t length_, epochs_ = 0;
+  std::vector<std::uint32_t> order_;
+  std::vector<Place> places_;
+  std::vector<std::uint32_t> visits_;
+};
+
+}  // namespace metala
