@@ -1,12 +1,16 @@
 # A room is a folder: its .cpp files join the library, its *_test.cpp files become one test
 # program named after the folder, its *_bench.cpp files join `metala bench`, its *_fuzz.cpp files
-# become fuzz targets; its *_cuda.cpp and *.cu files join where there is CUDA. Adding a file to a room
-# is all it takes.
+# become fuzz targets; its *_cuda.cpp and *.cu files join where there is CUDA, *_mpi.cpp where there is
+# MPI, *_nccl.cpp where there is NCCL. The *_ranks_test.cpp files of all rooms are one test program
+# that mpirun starts. Adding a file to a room is all it takes.
 
 function(metala_room room)
   set(folder ${PROJECT_SOURCE_DIR}/metala/${room})
   file(GLOB sources CONFIGURE_DEPENDS ${folder}/*.cpp)
   file(GLOB tests CONFIGURE_DEPENDS ${folder}/*_test.cpp)
+  file(GLOB ranks_tests CONFIGURE_DEPENDS ${folder}/*_ranks_test.cpp)
+  file(GLOB for_mpi CONFIGURE_DEPENDS ${folder}/*_mpi.cpp)
+  file(GLOB for_nccl CONFIGURE_DEPENDS ${folder}/*_nccl.cpp)
   file(GLOB benches CONFIGURE_DEPENDS ${folder}/*_bench.cpp)
   file(GLOB fuzzers CONFIGURE_DEPENDS ${folder}/*_fuzz.cpp)
   file(GLOB for_gpus CONFIGURE_DEPENDS ${folder}/*_cuda.cpp ${folder}/*.cu)
@@ -16,8 +20,18 @@ function(metala_room room)
   elseif(for_gpus)
     list(REMOVE_ITEM sources ${for_gpus})
   endif()
+  if(for_mpi AND NOT METALA_MPI_FOUND)
+    list(REMOVE_ITEM sources ${for_mpi})
+  endif()
+  if(for_nccl AND NOT METALA_NCCL_FOUND)
+    list(REMOVE_ITEM sources ${for_nccl})
+  endif()
   if(tests OR benches OR fuzzers)
     list(REMOVE_ITEM sources ${tests} ${benches} ${fuzzers})
+  endif()
+  if(ranks_tests)
+    list(REMOVE_ITEM tests ${ranks_tests})
+    set_property(GLOBAL APPEND PROPERTY metala_ranks_tests ${ranks_tests})
   endif()
   set_property(GLOBAL APPEND PROPERTY metala_sources ${sources})
   set_property(GLOBAL APPEND PROPERTY metala_benches ${benches})
@@ -56,6 +70,15 @@ function(metala_library)
   if(METALA_CUDA_FOUND)
     target_compile_definitions(metala PUBLIC METALA_CUDA)
     target_link_libraries(metala PUBLIC CUDA::cudart_static CUDA::cublasLt)
+  endif()
+  if(METALA_MPI_FOUND)
+    target_compile_definitions(metala PRIVATE METALA_MPI OMPI_SKIP_MPICXX)
+    target_link_libraries(metala PRIVATE MPI::MPI_CXX)
+  endif()
+  if(METALA_NCCL_FOUND)
+    target_compile_definitions(metala PRIVATE METALA_NCCL)
+    target_include_directories(metala SYSTEM PRIVATE ${NCCL_INCLUDE_DIR})
+    target_link_libraries(metala PRIVATE ${NCCL_LIBRARY})
   endif()
 endfunction()
 
@@ -103,6 +126,26 @@ function(metala_test name)
   # Tests' own code is compiled in half the time at -O1 and waits for the library's anyway.
   target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O1>)
   add_test(NAME ${name} COMMAND ${name})
+endfunction()
+
+# Tests of several ranks: one program that mpirun starts on 2 and on 4 of them. A rank has one thread,
+# and may share a core with others.
+function(metala_ranks_tests)
+  get_property(tests GLOBAL PROPERTY metala_ranks_tests)
+  if(NOT tests OR NOT METALA_MPI_FOUND)
+    return()
+  endif()
+  add_executable(ranks_test ${tests} ${PROJECT_SOURCE_DIR}/tests/ranks_main.cpp)
+  target_link_libraries(ranks_test
+    PRIVATE metala metala_options nlohmann_json::nlohmann_json OpenMP::OpenMP_CXX GTest::gtest
+            rapidcheck)
+  target_compile_options(ranks_test PRIVATE $<$<CONFIG:Release>:-O1>)
+  foreach(ranks 2 4)
+    add_test(NAME ranks_test_on_${ranks}
+             COMMAND ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${ranks} $<TARGET_FILE:ranks_test>)
+    set_tests_properties(ranks_test_on_${ranks} PROPERTIES
+      ENVIRONMENT "${metala_mpirun_environment}" TIMEOUT 120 PROCESSORS 2)
+  endforeach()
 endfunction()
 
 # Every fuzz target also runs as a test over its small corpus, tests/corpus/NAME.

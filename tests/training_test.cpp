@@ -208,7 +208,8 @@ TEST_F(Generation, BadRequestsAreRefusedInOneLine) {
   }
   const Outcome device = metala(base + "--save-state /dev/null -n 1 -q");
   EXPECT_EQ(device.status, 1);
-  EXPECT_NE(device.err.find("/dev/null: cannot write: it is not a regular file"), std::string::npos);
+  EXPECT_NE(device.err.find("/dev/null: cannot write: it is not a regular file"),
+            std::string::npos);
   EXPECT_TRUE(refuses(metala(base + "--load-state /nonexistent"), 1, "/nonexistent"));
   const Outcome unwritable = metala(base + "--save-state /nonexistent/s -n 1 -q");
   EXPECT_EQ(unwritable.status, 1);

@@ -185,7 +185,8 @@ ComputeResult training_step(const Config& config, Place place, std::int64_t sequ
   options.device = place.device;
   options.dtype = place.device.is_cuda() ? place.weights : DType::f32;
   options.schedule = {ScheduleKind::constant, 1e-5, 1e-5, 0, 1};
-  Trainer trainer(config, random_parameters(config, DType::f32), task, options);
+  const auto ranks = alone();
+  Trainer trainer(*ranks, config, random_parameters(config, DType::f32), task, options);
   return measure(sequences * length, repetitions, between, [&] { trainer.advance(); });
 }
 

@@ -16,6 +16,7 @@ void remember(int) {
 void catch_interrupts() {
   std::signal(SIGINT, remember);
   std::signal(SIGTERM, remember);
+  std::signal(SIGUSR1, remember);  // what mpirun passes on, and Slurm sends before a limit
 }
 
 bool interrupted() {

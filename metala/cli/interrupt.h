@@ -1,4 +1,4 @@
-// Ctrl-C and SIGTERM as a question that long jobs ask between two steps.
+// Ctrl-C, SIGTERM and SIGUSR1 as a question that long jobs ask between two steps.
 #pragma once
 
 namespace metala::cli {

@@ -13,8 +13,9 @@
 #include "metala/cli/checks.h"
 #include "metala/cli/commands.h"
 #include "metala/cli/interrupt.h"
+#include "metala/cli/ranks.h"
 #include "metala/cli/train_data.h"
-#include "metala/device/open_device.h"
+#include "metala/distributed/agreement.h"
 #include "metala/generate/generator.h"
 #include "metala/generate/text_stream.h"
 #include "metala/io/json.h"
@@ -53,6 +54,7 @@ struct Options {
   std::uint64_t seed = 0;
   std::string device = "cpu";
   std::string dtype;
+  RankOptions ranks;
 };
 
 struct Preset {
@@ -120,37 +122,51 @@ void apply_mqar_defaults(Options& o) {
 
 class Run {
  public:
-  explicit Run(Options& options) : o_(options) {}
+  Run(Options& options, Communicator& ranks, Device device) : o_(options), ranks_(ranks) {
+    o_.trainer.device = device;
+  }
 
   void run() {
-    prepare_folder();
+    // Rank 0 makes the folder and holds its lock; then the others must see it.
+    together(ranks_, [&] {
+      if (speaks()) prepare_folder();
+    });
+    std::optional<Trainer> trainer;
+    together(ranks_, [&] { make_trainer(trainer); });
+    require_same(ranks_, facts());
+    if (speaks()) announce(*trainer);
+    train(*trainer);
+  }
+
+ private:
+  // Whether this rank writes what the run writes once.
+  bool speaks() const { return ranks_.rank() == 0; }
+
+  void prepare_folder() {
+    if (o_.output.empty()) throw UsageError("give the run a folder: --output DIR");
+    std::error_code failure;
+    fs::create_directories(o_.output, failure);
+    require(!failure, "{}: cannot create: {}", o_.output, failure.message());
+    lock_.emplace(o_.output);
+    require(o_.resume || !newest_checkpoint(o_.output).has_value(),
+            "{}: already holds a run; pass --resume to go on with it, or another --output",
+            o_.output);
+  }
+
+  void make_trainer(std::optional<Trainer>& trainer) {
+    require(fs::exists(o_.output + "/lock"),
+            "{}: not seen here; --output must be a folder that all ranks share", o_.output);
     const std::optional<RunCheckpoint> from =
         o_.resume ? newest_checkpoint(o_.output) : std::nullopt;
     require(!o_.resume || from.has_value(), "{}: no complete checkpoint to resume from", o_.output);
     std::optional<RunState> resumed;
     if (from) resumed = load_checkpoint_of_run(*from);
     make_task(from ? from->folder : o_.init_from);
-    make_model(resumed);
+    Parameters parameters = make_model(resumed);
     settle_trainer_options();
     if (resumed) check_same_run(resumed->trainer_json);
-
-    Trainer trainer(o_.config, parameters_, *task_, o_.trainer);
-    if (resumed) trainer.restore(from->step, resumed->optimizer);
-    resumed.reset();
-    announce(trainer);
-    metrics_.emplace(o_.output, trainer.step());
-    train(trainer);
-  }
-
- private:
-  void prepare_folder() {
-    if (o_.output.empty()) throw UsageError("give the run a folder: --output DIR");
-    std::error_code failure;
-    fs::create_directories(o_.output, failure);
-    require(!failure, "{}: cannot create: {}", o_.output, failure.message());
-    require(o_.resume || !newest_checkpoint(o_.output).has_value(),
-            "{}: already holds a run; pass --resume to go on with it, or another --output",
-            o_.output);
+    trainer.emplace(ranks_, o_.config, parameters, *task_, o_.trainer);
+    if (resumed) trainer->restore(from->step, resumed->optimizer);
   }
 
   void make_task(const std::string& tokenizer_folder) {
@@ -169,26 +185,23 @@ class Run {
     task_ = text_task(o_.data, *tokenizer_);
   }
 
-  void make_model(const std::optional<RunState>& resumed) {
+  Parameters make_model(const std::optional<RunState>& resumed) {
     if (resumed) {
       o_.config = resumed->config;
-      parameters_ = Parameters(resumed->parameters);
-      return;
+      return Parameters(resumed->parameters);
     }
     if (!o_.init_from.empty()) {
       const Checkpoint checkpoint = load_checkpoint(o_.init_from);
       check_finite(checkpoint.tensors, o_.init_from);
       o_.config = checkpoint.config;
-      parameters_ = Parameters(checkpoint.tensors).cast(DType::f32);
       require(tokenizer_ == nullptr || tokenizer_->size() <= o_.config.vocab_size,
               "{}: the tokenizer has {} ids, the model {}", o_.init_from,
               tokenizer_ == nullptr ? 0 : tokenizer_->size(), o_.config.vocab_size);
-      return;
+      return Parameters(checkpoint.tensors).cast(DType::f32);
     }
     check_config(o_.config, "train");
     o_.config.attention_scale = 1 / std::sqrt(static_cast<double>(o_.config.key_width()));
-    parameters_ =
-        Parameters::initialized(o_.config, initialization_named(o_.initialization), o_.seed);
+    return Parameters::initialized(o_.config, initialization_named(o_.initialization), o_.seed);
   }
 
   void settle_trainer_options() {
@@ -196,7 +209,6 @@ class Run {
     t.steps = o_.steps;
     t.schedule = {schedule_named(o_.schedule), o_.learning_rate, o_.low_rate, o_.warmup, o_.steps};
     t.model.dropout_seed = o_.seed;
-    t.device = open_device(o_.device);
     t.dtype = o_.dtype.empty() ? (t.device.is_cuda() ? DType::bf16 : DType::f32)
                                : (o_.dtype == "bf16" ? DType::bf16 : DType::f32);
   }
@@ -209,6 +221,9 @@ class Run {
     j["seed"] = o_.seed;
     j["steps"] = t.steps;
     j["accumulation"] = t.accumulation;
+    j["ranks"] = ranks_.size();
+    j["context_ranks"] = t.context_ranks;
+    j["micro_batches"] = t.accumulation * (ranks_.size() / t.context_ranks);
     if (o_.task == "mqar") {
       j["length"] = o_.mqar.length;
       j["pairs"] = o_.mqar.pairs;
@@ -232,27 +247,51 @@ class Run {
     return j.dump(2) + "\n";
   }
 
+  // The micro batches of a step may be divided among another number of ranks.
   void check_same_run(const std::string& saved) const {
-    const auto before = parse_json(saved, "trainer.json");
+    auto before = parse_json(saved, "trainer.json");
     const auto now = parse_json(trainer_json(), "the options given");
-    for (const auto& [key, value] : now.items()) {
-      if (key == "threads" || key == "inputs" || key == "device" || key == "dtype") continue;
-      const auto old = before.value(key, nlohmann::json());
-      require(old == value,
-              "{}: the run was started with {} {}, now {}; resume with the same "
-              "options",
-              o_.output, key, old.dump(), value.dump());
+    if (!before.contains("micro_batches")) {  // saved when there was one rank only
+      before["micro_batches"] = before.value("accumulation", 1);
     }
+    constexpr const char* free[] = {"threads",      "inputs", "device",       "dtype",
+                                    "accumulation", "ranks",  "context_ranks"};
+    for (const auto& [key, value] : now.items()) {
+      if (std::find(std::begin(free), std::end(free), key) != std::end(free)) continue;
+      const auto old = before.value(key, nlohmann::json());
+      require(old == value, "{}: the run was started with {} {}, now {}; resume with {}", o_.output,
+              key, old.dump(), value.dump(),
+              key == "micro_batches"
+                  ? "an --accumulation that gives that many in a step over all ranks"
+                  : "the same options");
+    }
+  }
+
+  // What must be the same on all ranks.
+  Facts facts() const {
+    auto options = parse_json(trainer_json(), "the options given");
+    options.erase("threads");
+    std::string tensors;
+    for (const auto& spec : expected_tensors(o_.config)) {
+      tensors += spec.name + spec.shape.text() + " ";
+    }
+    const LabelledBatch first = task_->training_batch(0);
+    return {{"configuration", options.dump() + config_json(o_.config, "float32")},
+            {"list of tensors", tensors},
+            {"first training batch",
+             fmt::format("{} {}", fmt::join(first.ids, " "), fmt::join(first.offsets, " "))}};
   }
 
   void announce(const Trainer& trainer) const {
     const Config& c = o_.config;
     fmt::print(stderr,
-               "{} parameters: width {}, {} layers, {} heads of {}x{}, vocabulary {}; {} on {}\n",
-               short_number(static_cast<double>(parameters_.count())), c.width, c.layers, c.heads,
-               c.key_width(), c.value_width(), c.vocab_size, name_of(o_.trainer.dtype),
+               "{} parameters: width {}, {} layers, {} heads of {}x{}, vocabulary {}; {} on {}{}\n",
+               short_number(static_cast<double>(trainer.optimizer().parameters().count())), c.width,
+               c.layers, c.heads, c.key_width(), c.value_width(), c.vocab_size,
+               name_of(o_.trainer.dtype),
                o_.trainer.device.is_cpu() ? fmt::format("{} threads", thread_count())
-                                          : o_.trainer.device.text());
+                                          : o_.trainer.device.text(),
+               ranks_.alone() ? "" : fmt::format(" of each of {} ranks", ranks_.size()));
     if (trainer.step() > 0) fmt::print(stderr, "resuming after step {}\n", trainer.step());
   }
 
@@ -261,8 +300,10 @@ class Run {
     ProgressBar bar("training", static_cast<double>(o_.steps), "tok");
     std::int64_t tokens = 0;
     std::int64_t saved = -1;
+    if (speaks()) metrics_.emplace(o_.output, trainer.step());
     TrainerEvents events;
     events.stepped = [&](const StepReport& r) {
+      if (!speaks()) return;
       tokens += r.tokens;
       metrics_->record(r.step,
                        {{"train/lm_loss", r.loss},
@@ -273,17 +314,20 @@ class Run {
                  static_cast<double>(tokens));
       if (o_.sample_every > 0 && r.step % o_.sample_every == 0) sample(trainer.model(), bar);
     };
-    events.validated = [&](const ValidationReport& r) { validated(r, bar); };
+    events.validated = [&](const ValidationReport& r) {
+      if (speaks()) validated(r, bar);
+    };
     events.save = [&](std::int64_t step) {
       save(trainer, step);
       saved = step;
     };
     events.interrupted = interrupted;
-    trainer.run(events);
+    const bool stopped = trainer.run(events);
+    if (!speaks()) return;
     bar.finish();
     write_curve();
     fmt::print(stderr, "{}: saved after step {}{}\n", o_.output, saved,
-               trainer.step() < o_.steps && interrupted() ? "; go on with --resume" : "");
+               trainer.step() < o_.steps && stopped ? "; go on with --resume" : "");
   }
 
   void validated(const ValidationReport& r, ProgressBar& bar) {
@@ -330,12 +374,12 @@ class Run {
   }
 
   void save(const Trainer& trainer, std::int64_t step) const {
-    const RunState state = {o_.config, trainer.parameters(), trainer.optimizer_tensors(),
-                            trainer_json()};
+    const ZeroOptimizer& optimizer = trainer.optimizer();
+    const RunState state = {o_.config, optimizer.weights(), optimizer.state(), trainer_json()};
     const auto tokenizer = [&](const std::string& folder) {
       if (tokenizer_ != nullptr) tokenizer_->save(folder);
     };
-    save_checkpoint_of_run(o_.output, step, state, tokenizer, o_.keep);
+    save_checkpoint_of_run(ranks_, o_.output, step, state, tokenizer, o_.keep);
   }
 
   void write_curve() const {
@@ -350,9 +394,10 @@ class Run {
   }
 
   Options& o_;
+  Communicator& ranks_;
+  std::optional<RunLock> lock_;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<TrainingTask> task_;
-  Parameters parameters_;
   std::optional<Metrics> metrics_;
 };
 
@@ -413,7 +458,8 @@ void add_optimizer_options(CLI::App& command, Options& o) {
           "--sequences", [&o](std::int64_t n) { o.data.task.sequences = o.mqar.batch = n; },
           "Sequences in a micro batch (text: 16, mqar: 128)")
       ->check(positive());
-  count("--accumulation", o.trainer.accumulation, "Micro batches in a step");
+  count("--accumulation", o.trainer.accumulation,
+        "Micro batches of each rank, or group of --context-ranks, in a step");
   command.add_option("--steps", o.steps, "Steps of the whole run")->check(positive());
   command.add_option("--learning-rate", o.learning_rate, "Peak learning rate")->check(positive());
   command.add_option("--low-rate", o.low_rate, "Last learning rate; default: a tenth of the peak")
@@ -474,7 +520,16 @@ void add_train(CLI::App& app) {
   add_model_options(*command, *options);
   add_optimizer_options(*command, *options);
   add_run_options(*command, *options);
-  command->callback([options] { Run(*options).run(); });
+  command
+      ->add_option("--context-ranks", options->trainer.context_ranks,
+                   "Ranks that share each sequence (context parallelism)")
+      ->capture_default_str()
+      ->check(positive());
+  add_rank_options(*command, options->ranks);
+  command->callback([options] {
+    on_all_ranks(options->ranks, options->device,
+                 [&](Communicator& ranks, Device device) { Run(*options, ranks, device).run(); });
+  });
 }
 
 }  // namespace metala::cli

@@ -4,6 +4,8 @@
 
 #include <utility>
 
+#include "metala/autograd/context_parallel.h"
+
 namespace metala {
 namespace {
 
@@ -78,7 +80,11 @@ Variable Block::mix_tokens(Tape& tape, const Variable& x, Offsets offsets,
                            const CarriedLayer& state, const TrainingOptions* training) const {
   const Config& c = *config_;
   Variable y = token_norm_(tape, x);
-  if (conv_.defined()) y = functions::short_conv(tape, y, conv_, offsets, state.conv);
+  if (conv_.defined()) {
+    y = state.context == nullptr
+            ? functions::short_conv(tape, y, conv_, offsets, state.conv)
+            : context_parallel::short_conv(tape, *state.context, y, conv_, offsets);
+  }
 
   functions::AttentionInputs in;
   in.q = functions::linear(tape, y, q_proj_);
@@ -90,7 +96,10 @@ Variable Block::mix_tokens(Tape& tape, const Variable& x, Offsets offsets,
   in.fixed_decay = fixed_decay_;
   const metala_attention::Options options = {c.heads, c.decay_temperature, c.attention_scale,
                                              c.bidirectional};
-  const Variable o = functions::metala_attention(tape, options, in, offsets, state.recurrent);
+  const Variable o =
+      state.context == nullptr
+          ? functions::metala_attention(tape, options, in, offsets, state.recurrent)
+          : context_parallel::metala_attention(tape, *state.context, options, in, offsets);
 
   if (training == nullptr || c.hidden_dropout == 0) {
     return functions::add_linear(tape, x, o, out_proj_);

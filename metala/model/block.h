@@ -5,10 +5,12 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
 #include "metala/autograd/functions.h"
+#include "metala/distributed/communicator.h"
 #include "metala/model/config.h"
 #include "metala/model/parameters.h"
 
@@ -18,6 +20,9 @@ namespace metala {
 struct CarriedLayer {
   functions::Carried recurrent;
   functions::Carried conv;
+  // The ranks that hold the parts of these sequences, if they lie on several: then states come from
+  // the rank before (autograd/context_parallel.h), and those above must be absent.
+  Communicator* context = nullptr;
 };
 
 // What only training uses.
@@ -26,6 +31,9 @@ struct TrainingOptions {
   std::uint64_t dropout_seed = 0;
   std::uint64_t step = 0;       // distinct steps draw distinct dropout masks
   bool freeze_padding = false;  // Hugging Face's padding_idx: no gradient from lookups of pad
+  // Told, in the backward pass, that the gradients of a layer's parameters and of all that follows
+  // it are complete. May be empty.
+  std::function<void(std::int64_t layer)> layer_done = {};
 };
 
 // The mask of one use of dropout: a pure function of seed, step and place.

@@ -49,9 +49,12 @@ LanguageModel::LanguageModel(const Config& config, const Parameters& given)
 Variable LanguageModel::hidden(Tape& tape, const Batch& given, const CarriedState& state,
                                const TrainingOptions* training) const {
   const Config& c = *config_;
-  const Batch batch = {mirrored(tape.arena(), given.ids), mirrored(tape.arena(), given.offsets)};
+  const Batch batch = {mirrored(tape.arena(), given.ids), mirrored(tape.arena(), given.offsets),
+                       given.context};
   check_offsets("model", batch.offsets, static_cast<std::int64_t>(batch.ids.size()));
   require(state.empty() || !c.bidirectional, "model: a bidirectional model has no state");
+  require(state.empty() || batch.context == nullptr,
+          "model: sequences in parts on several ranks start from a state of zero");
   const double scale = c.scale_embedding ? std::sqrt(static_cast<double>(c.width)) : 1.0;
   const bool freeze = training != nullptr && training->freeze_padding;
   Variable x =
@@ -60,7 +63,11 @@ Variable LanguageModel::hidden(Tape& tape, const Batch& given, const CarriedStat
     x = functions::dropout(tape, dropout_mask(c.embedding_dropout, *training, 0), x);
   }
   for (std::size_t layer = 0; layer < blocks_.size(); ++layer) {
-    const CarriedLayer carried = state.empty() ? CarriedLayer() : state[layer];
+    if (tape.recording() && training != nullptr && training->layer_done) {
+      tape.record([training, layer] { training->layer_done(static_cast<std::int64_t>(layer)); });
+    }
+    CarriedLayer carried = state.empty() ? CarriedLayer() : state[layer];
+    carried.context = batch.context;
     // By value: a recomputed block runs again in the backward pass.
     const auto block = [&b = blocks_[layer], offsets = batch.offsets, carried, training](
                            Tape& on, const Variable& in) {

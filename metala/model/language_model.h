@@ -28,6 +28,7 @@ namespace metala {
 struct Batch {
   Ids ids;  // [N]
   Offsets offsets;
+  Communicator* context = nullptr;  // ranks that hold the parts of these sequences, in order
 };
 
 using CarriedState = std::vector<CarriedLayer>;  // one for each layer, or empty: no state

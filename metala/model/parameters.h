@@ -23,7 +23,10 @@ Initialization initialization_named(const std::string& name);
 class Parameters {
  public:
   Parameters() = default;
-  explicit Parameters(std::map<std::string, Tensor> tensors) : values_(std::move(tensors)) {}
+  // `gradients`: as allocate_gradients would make them, or none.
+  explicit Parameters(std::map<std::string, Tensor> tensors,
+                      std::map<std::string, Tensor> gradients = {})
+      : values_(std::move(tensors)), gradients_(std::move(gradients)) {}
 
   // Each tensor is drawn from a stream keyed by (seed, its name): the values do not depend on the
   // order of creation nor on what other tensors exist.

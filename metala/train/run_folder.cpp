@@ -1,11 +1,18 @@
 #include "metala/train/run_folder.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <vector>
 
 #include "metala/base/error.h"
+#include "metala/distributed/agreement.h"
 #include "metala/io/file.h"
 #include "metala/io/json.h"
 #include "metala/io/safetensors.h"
@@ -62,11 +69,29 @@ std::vector<RunCheckpoint> checkpoints(const std::string& run) {
   return all;
 }
 
-void write_marker(const fs::path& folder) {
+std::string optimizer_file(const Communicator& ranks) {
+  if (ranks.size() == 1) return "optimizer.safetensors";
+  return fmt::format("optimizer-{:05}-of-{:05}.safetensors", ranks.rank(), ranks.size());
+}
+
+bool is_optimizer_file(const std::string& name) {
+  return name == "optimizer.safetensors" ||
+         (name.starts_with("optimizer-") && name.ends_with(".safetensors"));
+}
+
+// The sizes of all files, `ranks` of them of the optimizer.
+void write_marker(const fs::path& folder, int ranks) {
   nlohmann::ordered_json sizes = nlohmann::ordered_json::object();
   std::vector<fs::path> files;
   for (const auto& entry : fs::directory_iterator(folder)) files.push_back(entry.path());
   std::sort(files.begin(), files.end());
+  const auto of_optimizer = std::count_if(files.begin(), files.end(), [](const fs::path& file) {
+    return is_optimizer_file(file.filename().string());
+  });
+  require(of_optimizer == ranks,
+          "{}: holds {} of the {} ranks' optimizer files; --output must be a folder that all "
+          "ranks share",
+          folder.string(), of_optimizer, ranks);
   for (const auto& file : files) sizes[file.filename().string()] = fs::file_size(file);
   write_file_atomically((folder / marker).string(), sizes.dump(2) + "\n");
 }
@@ -79,31 +104,71 @@ std::optional<RunCheckpoint> newest_checkpoint(const std::string& run) {
   return all.back();
 }
 
-void save_checkpoint_of_run(const std::string& run, std::int64_t step, const RunState& state,
+RunLock::RunLock(const std::string& run) {
+  const std::string path = run + "/lock";
+  file_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  require(file_ >= 0, "{}: cannot open: {}", path, std::strerror(errno));
+  if (flock(file_, LOCK_EX | LOCK_NB) != 0) {
+    std::string holder(256, '\0');
+    const auto length = pread(file_, holder.data(), holder.size(), 0);
+    holder.resize(length > 0 ? static_cast<std::size_t>(length) : 0);
+    close(file_);
+    fail("{}: {} is training in it; wait for its end, stop it, or give another --output", run,
+         holder.empty() ? "another process" : holder);
+  }
+  std::string host(256, '\0');
+  gethostname(host.data(), host.size() - 1);
+  const std::string me = fmt::format("process {} on {}", getpid(), host.c_str());
+  // What it says is for people; that it is locked is what counts.
+  if (ftruncate(file_, 0) != 0 || pwrite(file_, me.data(), me.size(), 0) < 0) return;
+}
+
+RunLock::~RunLock() {
+  close(file_);
+}
+
+void save_checkpoint_of_run(Communicator& ranks, const std::string& run, std::int64_t step,
+                            const RunState& state,
                             const std::function<void(const std::string& folder)>& save_tokenizer,
                             std::int64_t keep) {
   const fs::path place = fs::path(run) / folder_name(step);
   const fs::path aside = place.string() + ".partial";
+  const bool first = ranks.rank() == 0;
   std::error_code failure;
-  fs::remove_all(aside, failure);
-  fs::create_directories(aside, failure);
-  require(!failure, "{}: cannot create: {}", aside.string(), failure.message());
+  const auto phase = [&](const std::function<void()>& f) {
+    together(ranks, [&] {
+      try {
+        f();
+      } catch (const fs::filesystem_error& e) {
+        fail("{}: cannot save: {}", place.string(), e.what());
+      }
+    });
+  };
   try {
-    save_checkpoint(aside.string(), state.config, state.parameters);
-    if (save_tokenizer) save_tokenizer(aside.string());
-    write_safetensors((aside / "optimizer.safetensors").string(), state.optimizer, {});
-    write_file_atomically((aside / "trainer.json").string(), state.trainer_json);
-    write_marker(aside);
-    fs::remove_all(place);  // a folder of that name is incomplete, or this very step saved before
-    fs::rename(aside, place);
-  } catch (const fs::filesystem_error& e) {
-    fs::remove_all(aside, failure);
-    fail("{}: cannot save: {}", place.string(), e.what());
+    phase([&] {
+      if (!first) return;
+      fs::remove_all(aside, failure);
+      fs::create_directories(aside);
+    });
+    phase([&] {
+      write_safetensors((aside / optimizer_file(ranks)).string(), state.optimizer, {});
+      if (!first) return;
+      save_checkpoint(aside.string(), state.config, state.parameters);
+      if (save_tokenizer) save_tokenizer(aside.string());
+      write_file_atomically((aside / "trainer.json").string(), state.trainer_json);
+    });
+    phase([&] {
+      if (!first) return;
+      write_marker(aside, ranks.size());
+      fs::remove_all(place);  // a folder of that name is incomplete, or this very step saved before
+      fs::rename(aside, place);
+      sync_folder(run);
+    });
   } catch (...) {
-    fs::remove_all(aside, failure);
+    if (first) fs::remove_all(aside, failure);
     throw;
   }
-  sync_folder(run);
+  if (!first) return;
   const auto all = checkpoints(run);
   for (std::size_t i = 0; keep > 0 && i + static_cast<std::size_t>(keep) < all.size(); ++i) {
     fs::remove_all(all[i].folder, failure);
@@ -117,8 +182,13 @@ RunState load_checkpoint_of_run(const RunCheckpoint& from) {
   for (const auto& [name, tensor] : checkpoint.tensors) {
     state.parameters.emplace(name, tensor.cast(DType::f32));  // mapped memory cannot be trained
   }
-  const auto file = SafetensorsFile::open(from.folder + "/optimizer.safetensors");
-  for (const auto& [name, info] : file.tensors()) state.optimizer.emplace(name, file.tensor(name));
+  for (const auto& entry : fs::directory_iterator(from.folder)) {
+    if (!is_optimizer_file(entry.path().filename().string())) continue;
+    const auto file = SafetensorsFile::open(entry.path().string());
+    for (const auto& [name, info] : file.tensors()) {
+      state.optimizer.emplace(name, file.tensor(name));
+    }
+  }
   state.trainer_json = read_file(from.folder + "/trainer.json", largest_json);
   return state;
 }

@@ -3,6 +3,11 @@
 //   RUN/step-00000100/config.json, model.safetensors, tokenizer files   a model like any other
 //                     optimizer.safetensors, trainer.json               what resuming needs besides
 //                     COMPLETE                                          sizes of all files; last
+//       lock                                                            held while somebody trains
+//
+// Of n > 1 ranks each writes optimizer-R-of-N.safetensors, what it owns of the optimizer's state.
+// Parts carry the name of their tensor and the range of its elements (zero_optimizer.h), so any
+// number of ranks can resume from the parts of any other. All ranks must see the same folder.
 //
 // A checkpoint is written under another name and renamed when complete, so a run killed at any
 // moment leaves whole checkpoints and at most one folder ending in ".partial", which is ignored
@@ -16,6 +21,7 @@
 #include <string>
 
 #include "metala/base/tensor.h"
+#include "metala/distributed/communicator.h"
 #include "metala/model/config.h"
 
 namespace metala {
@@ -32,17 +38,33 @@ std::optional<RunCheckpoint> newest_checkpoint(const std::string& run);
 struct RunState {
   Config config;
   std::map<std::string, Tensor> parameters;
-  std::map<std::string, Tensor> optimizer;  // Trainer::optimizer_tensors
-  std::string trainer_json;                 // options of the run, for checking a resume
+  // ZeroOptimizer::state: of this rank where it is saved, of all ranks where it was loaded.
+  std::map<std::string, Tensor> optimizer;
+  std::string trainer_json;  // options of the run, for checking a resume
 };
 
-// Writes RUN/step-N and removes the oldest checkpoints beyond `keep` (0: keep all).
-// `save_tokenizer` is given the folder to write its files into.
-void save_checkpoint_of_run(const std::string& run, std::int64_t step, const RunState&,
+// All ranks together write RUN/step-N; the oldest checkpoints beyond `keep` are removed (0: keep
+// all). `save_tokenizer` is given the folder to write its files into, on rank 0. When a rank fails,
+// nothing new is left behind and all throw.
+void save_checkpoint_of_run(Communicator&, const std::string& run, std::int64_t step,
+                            const RunState&,
                             const std::function<void(const std::string& folder)>& save_tokenizer,
                             std::int64_t keep);
 
 RunState load_checkpoint_of_run(const RunCheckpoint&);
+
+// Held by whoever trains in RUN, and given up with the process, however it ends. Throws Error
+// naming who holds it.
+class RunLock {
+ public:
+  explicit RunLock(const std::string& run);
+  ~RunLock();
+  RunLock(const RunLock&) = delete;
+  RunLock& operator=(const RunLock&) = delete;
+
+ private:
+  int file_;
+};
 
 // A model folder from what a user names: the folder itself when it holds config.json, else its
 // newest complete checkpoint. Throws Error that says what was looked for.

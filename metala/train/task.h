@@ -15,8 +15,13 @@ struct LabelledBatch {
   std::vector<std::int64_t> offsets;  // B + 1
   std::int64_t bytes = 0;             // of text the labels stand for; 0 where that means nothing
 
-  Batch batch() const { return {ids, offsets}; }
+  Batch batch(Communicator* context = nullptr) const { return {ids, offsets, context}; }
 };
+
+// Part `rank` of `ranks` of every sequence, cut as evenly as whole tokens go. Sequences too short
+// to give each rank `shortest` tokens go to rank 0 whole, as do the bytes.
+LabelledBatch context_part(const LabelledBatch&, std::int64_t rank, std::int64_t ranks,
+                           std::int64_t shortest);
 
 class TrainingTask {
  public:

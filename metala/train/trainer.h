@@ -1,18 +1,27 @@
-// Trainer: minimises a task's cross entropy with AdamW.
+// Trainer: minimises a task's cross entropy with AdamW, on one rank or many.
 //
-// The loss of a step is the mean over all labelled tokens of its micro batches. Same seed, thread
-// count and sizes give the same bits, whether or not the run was interrupted in between.
+// Ranks form groups of context_ranks that share each sequence (context parallelism), and the
+// groups, D of them, divide the micro batches (data parallelism). A step has accumulation * D micro
+// batches; group g takes those numbered g, g + D, ... of them. Its loss is the mean over all their
+// labelled tokens, whichever rank they are on: any number of ranks computes the same, up to
+// rounding, as one with accumulation * D. Same seed, thread count, ranks and sizes give the same
+// bits, whether or not the run was interrupted in between.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <map>
+#include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "metala/distributed/communicator.h"
 #include "metala/model/language_model.h"
 #include "metala/ops/adamw/adamw.h"
 #include "metala/train/schedule.h"
 #include "metala/train/task.h"
+#include "metala/train/zero_optimizer.h"
 
 namespace metala {
 
@@ -21,7 +30,8 @@ struct TrainerOptions {
   // Of matrices and activations: f32, or on a GPU bf16 beside f32 weights that the optimizer keeps.
   DType dtype = DType::f32;
   std::int64_t steps = 1000;
-  std::int64_t accumulation = 1;  // micro batches in a step
+  std::int64_t accumulation = 1;   // micro batches of each group of ranks in a step
+  std::int64_t context_ranks = 1;  // that share each sequence; divides the number of ranks
   Schedule schedule;
   adamw::Options adamw{.clip = 1.0};  // learning rate and step are the schedule's and the trainer's
   bool decay_all = false;             // false: only matrices decay; true: all but norms and biases
@@ -29,6 +39,7 @@ struct TrainerOptions {
   std::int64_t save_every = 0;        // steps; 0: only at the end
   TrainingOptions model;
   double stop_at_accuracy = 2;  // validation accuracy that ends the run early
+  std::int64_t bucket_bytes = ZeroOptions().bucket_bytes;
 };
 
 struct StepReport {
@@ -49,23 +60,23 @@ struct ValidationReport {
   double bits_per_byte = 0;  // 0 where the task knows no bytes
 };
 
-// What a run tells the outside. Any may be empty.
+// What a run tells the outside, on every rank. Any may be empty.
 struct TrainerEvents {
   std::function<void(const StepReport&)> stepped;
   std::function<void(const ValidationReport&)> validated;  // not if there is nothing to validate on
-  std::function<void(std::int64_t step)> save;             // due now: write a checkpoint
-  std::function<bool()> interrupted;                       // true: save and stop after this step
+  std::function<void(std::int64_t step)> save;  // due now: write a checkpoint, all ranks together
+  std::function<bool()> interrupted;            // true: save and stop after this step
 };
 
 class Trainer {
  public:
-  // Moves the parameters, all f32, to the device (on the CPU they are updated where they are) and
-  // allocates gradients and moments.
-  Trainer(const Config&, const Parameters&, const TrainingTask&, TrainerOptions);
+  // Copies the parameters, all f32 and the same on all ranks, to the device.
+  Trainer(Communicator&, const Config&, const Parameters&, const TrainingTask&, TrainerOptions);
 
   // From the current step to the last. Throws Error naming step and tensor when the loss or a
-  // gradient is not finite; nothing has been updated by it.
-  void run(const TrainerEvents&);
+  // gradient is not finite; nothing has been updated by it. Returns whether any rank was
+  // interrupted.
+  bool run(const TrainerEvents&);
 
   // One step. Throws as `run` does.
   StepReport advance();
@@ -73,26 +84,31 @@ class Trainer {
   ValidationReport validate();
 
   const LanguageModel& model() const { return model_; }
+  std::int64_t groups() const { return groups_; }  // of ranks; each has micro batches of its own
   std::int64_t step() const { return step_; }
 
-  // The trained parameters, on the CPU.
-  std::map<std::string, Tensor> parameters() const;
-  // Moments by "first_moment.NAME" and "second_moment.NAME", on the CPU, for checkpoints.
-  std::map<std::string, Tensor> optimizer_tensors() const;
-  // Goes on after `step` done steps with these moments; throws Error for missing or misshapen ones.
-  void restore(std::int64_t step, const std::map<std::string, Tensor>& optimizer_tensors);
+  // The weights and this rank's part of the optimizer's state (zero_optimizer.h), for checkpoints.
+  const ZeroOptimizer& optimizer() const { return optimizer_; }
+  // Goes on after `step` done steps with the states that ranks saved then.
+  void restore(std::int64_t step, const std::map<std::string, Tensor>& optimizer_states);
 
  private:
+  // What this rank takes of a batch of its group.
+  LabelledBatch part_of(LabelledBatch) const;
+  // The ranks of this group; null where it is one.
+  Communicator* context();
   void require_finite(double loss, double norm) const;
+  // Replaces values by their sums over ranks.
+  void sum_over_ranks(std::span<double> values, const std::string& what) const;
 
+  Communicator& ranks_;
+  std::int64_t groups_ = 1, group_ = 0;
+  std::unique_ptr<Communicator> context_;  // made by the first step, which all ranks take together
   const Config config_;
   const TrainingTask& task_;
   TrainerOptions options_;
-  Parameters weights_;  // f32, on the device
-  Parameters working_;  // what the model reads: the same, or rounded copies of the matrices
+  ZeroOptimizer optimizer_;
   LanguageModel model_;
-  std::vector<adamw::Slot> slots_;
-  std::vector<Tensor> gradients_;
   std::int64_t step_ = 0;
   Arena arena_;
   Tensor sums_, norm_;  // of a step, on the device

@@ -91,6 +91,20 @@ void forward(const Options& options, const Inputs& in, Offsets offsets, Tensor o
   return cpu::forward(options, in, offsets, o, mixed, after);
 }
 
+void transition(const Options& options, const Inputs& in, Offsets offsets, Tensor added,
+                Tensor decay) {
+  const Shapes s = check_inputs(options, in, offsets);
+  check_tensor("metala_attention: added", added, s.state, s.wide);
+  check_tensor("metala_attention: decay", decay, {s.state[0], s.state[1], s.state[2]}, s.wide);
+  require(!options.bidirectional && !in.before.defined(),
+          "metala_attention: a transition runs one way, from a state of zero");
+  require(in.q.device().is_cpu(), "metala_attention: transitions are computed on the CPU only");
+  if (s.type == DType::f64) {
+    return reference::transition<double>(options, in, offsets, added, decay);
+  }
+  return cpu::transition(options, in, offsets, added, decay);
+}
+
 void backward(const Options& options, const Inputs& in, Offsets offsets, const Tensor& mixed,
               const Tensor& do_, const Tensor& dafter, const Gradients& to) {
   const Shapes s = check_inputs(options, in, offsets);

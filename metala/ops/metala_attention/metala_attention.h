@@ -56,8 +56,14 @@ struct Gradients {
 
 void forward(const Options&, const Inputs&, Offsets offsets, Tensor o, Tensor mixed, Tensor after);
 
+// How states pass through sequences: after = diag(decay) before + added.
+//   added [B, H, K, D]: the final states from states of zero     decay [B, H, K]: products of a
+// Of the inputs it reads u, fixed_decay, k and v; before must be absent. CPU only, one direction.
+void transition(const Options&, const Inputs&, Offsets offsets, Tensor added, Tensor decay);
+
 // do_ [N, H*D] and dafter [B, H, K, D] (may be absent) are the gradients of o and of the final
-// state; mixed is what the forward pass wrote.
+// state; mixed is what the forward pass wrote. Where the gradient of `before` alone is asked for,
+// it costs about a quarter.
 void backward(const Options&, const Inputs&, Offsets offsets, const Tensor& mixed,
               const Tensor& do_, const Tensor& dafter, const Gradients&);
 

@@ -69,15 +69,39 @@ void chunk_forward(const Head<float>& h, const HeadOutputs<float>& out, float* s
   }
 }
 
+void chunk_transition(const Head<float>& h, Rows<float> added, float* decay, float* scratch) {
+  Carver memory(scratch);
+  ForwardScratch block(memory, static_cast<std::size_t>(h.key_width),
+                       static_cast<std::size_t>(h.value_width));
+  const auto width = static_cast<std::size_t>(h.key_width);
+  take_state(h, {}, block, block.state);
+  std::fill_n(decay, width, 1.0f);
+  for (std::int64_t first = 0; first < h.tokens; first += block_tokens) {
+    load<Purpose::state>(h, first, block);
+    advance(block, block.state, block.state);
+    for_lanes(width, [&](auto lanes) {
+      lanes.store(hn::Mul(lanes.load(decay), lanes.load(block.total)), decay);
+    });
+  }
+  for (std::int64_t i = 0; i < h.key_width; ++i) {
+    std::memcpy(added[i], block.state[i], static_cast<std::size_t>(h.value_width) * sizeof(float));
+  }
+}
+
 }  // namespace metala::metala_attention::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace metala::metala_attention::cpu {
 HWY_EXPORT(chunk_forward);
+HWY_EXPORT(chunk_transition);
 
 void chunk_forward(const Head<float>& h, const HeadOutputs<float>& out, float* scratch) {
   HWY_DYNAMIC_DISPATCH(chunk_forward)(h, out, scratch);
+}
+
+void chunk_transition(const Head<float>& h, Rows<float> added, float* decay, float* scratch) {
+  HWY_DYNAMIC_DISPATCH(chunk_transition)(h, added, decay, scratch);
 }
 
 }  // namespace metala::metala_attention::cpu

@@ -20,11 +20,19 @@ HWY_BEFORE_NAMESPACE();
 namespace metala::metala_attention::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
+void scale_rows(const Head<float>& h, std::int64_t count, Rows<float> rows) {
+  const auto scale = hn::Set(Floats(), h.scale);
+  for (std::int64_t t = 0; t < count; ++t) {
+    for_lanes(static_cast<std::size_t>(h.value_width), [&, row = rows[t]](auto lanes) {
+      lanes.store(hn::Mul(lanes.load(row), scale), row);
+    });
+  }
+}
+
 // Gradients local to a token: dmixed (with the scale), the augmentation's share of dv, and z's.
 // Where the recurrence runs both ways only one of them owns the local gradients.
 void backward_local(const Head<float>& h, const HeadGradients<float>& d, std::int64_t first,
                     bool owner, BackwardScratch& block) {
-  const auto width = static_cast<std::size_t>(h.value_width);
   const LocalRows rows = local_rows(block, first);
   backward_norm(h, d, rows, owner && d.z, block.dmixed);
   if (h.aug != nullptr && owner) {
@@ -32,12 +40,15 @@ void backward_local(const Head<float>& h, const HeadGradients<float>& d, std::in
   } else {
     std::memset(block.dv.data, 0, block.tokens * block.values * sizeof(float));
   }
-  const auto scale = hn::Set(Floats(), h.scale);
-  for (std::int64_t t = 0; t < rows.count; ++t) {
-    for_lanes(width, [&, row = block.dmixed[t]](auto lanes) {
-      lanes.store(hn::Mul(lanes.load(row), scale), row);
-    });
-  }
+  scale_rows(h, rows.count, block.dmixed);
+}
+
+// dmixed alone, which is all that the gradient of the state needs.
+void backward_read(const Head<float>& h, const HeadGradients<float>& d, std::int64_t first,
+                   BackwardScratch& block) {
+  const LocalRows rows = local_rows(block, first);
+  backward_norm(h, d, rows, false, block.dmixed);
+  scale_rows(h, rows.count, block.dmixed);
 }
 
 // The gradients of read, write and scores, and dv; needs dstate, the gradient after the block.
@@ -166,10 +177,30 @@ void walk_back(const Head<float>& h, const HeadGradients<float>& d, bool owner,
   const auto start_of = [&](std::int64_t segment) {
     return Rows<float>{states + segment * size, stride};
   };
+  const auto add_before = [&] {
+    for (std::int64_t i = 0; i < h.key_width && d.before; ++i) {
+      for_lanes(static_cast<std::size_t>(h.value_width), [&](auto lanes) {
+        lanes.store(hn::Add(lanes.load(d.before[i]), lanes.load(block.dstate[i])), d.before[i]);
+      });
+    }
+  };
   const auto pass = [&](std::int64_t b, Rows<float> from_state, Rows<float> to_state) {
     load<Purpose::state>(h, b * static_cast<std::int64_t>(block_tokens), block);
     advance(block, from_state, to_state);
   };
+
+  // The gradient of the state needs no states.
+  const bool only_before = !d.q && !d.u && !d.k && !d.v && !d.z && d.aug == nullptr;
+  if (only_before) {
+    take_state(h, d.after, block, block.dstate);
+    for (std::int64_t b = blocks - 1; b >= 0; --b) {
+      const std::int64_t first = b * static_cast<std::int64_t>(block_tokens);
+      load<Purpose::outputs>(h, first, block);
+      backward_read(h, d, first, block);
+      retreat(block);
+    }
+    return add_before();
+  }
 
   take_state(h, h.before, block, start_of(0));
   for (std::int64_t segment = 0; segment + 1 < segments; ++segment) {
@@ -199,11 +230,7 @@ void walk_back(const Head<float>& h, const HeadGradients<float>& d, bool owner,
       retreat(block);
     }
   }
-  for (std::int64_t i = 0; i < h.key_width && d.before; ++i) {
-    for_lanes(static_cast<std::size_t>(h.value_width), [&](auto lanes) {
-      lanes.store(hn::Add(lanes.load(d.before[i]), lanes.load(block.dstate[i])), d.before[i]);
-    });
-  }
+  add_before();
 }
 
 void chunk_backward(const Head<float>& h, const HeadGradients<float>& d, float* scratch,

@@ -91,6 +91,21 @@ void forward(const Options& options, const Inputs& in, Offsets offsets, const Te
   });
 }
 
+void transition(const Options& options, const Inputs& in, Offsets offsets, const Tensor& added,
+                const Tensor& decay) {
+  Carver counted(nullptr);
+  const ForwardScratch layout(counted, static_cast<std::size_t>(added.size(2)),
+                              static_cast<std::size_t>(added.size(3)));
+  const ThreadMemory scratch(counted.used(), true);
+  parallel_tasks(batch_of(offsets) * options.heads, [&](std::int64_t task) {
+    const auto b = task / options.heads;
+    const auto h = task % options.heads;
+    chunk_transition(head_of<float>(options, in, offsets, b, h), state_rows<float>(added, b, h),
+                     decay.data<float>() + b * decay.stride(0) + h * decay.stride(1),
+                     scratch.mine());
+  });
+}
+
 void backward(const Options& options, const Inputs& in, Offsets offsets, const Tensor& mixed,
               const Tensor& do_, const Tensor& dafter, const Gradients& to) {
   Carver counted(nullptr);

@@ -11,6 +11,8 @@ enum class Form { fastest, step, chunk };
 
 void forward(const Options&, const Inputs&, Offsets offsets, const Tensor& o, const Tensor& mixed,
              const Tensor& after, Form = Form::fastest);
+void transition(const Options&, const Inputs&, Offsets offsets, const Tensor& added,
+                const Tensor& decay);
 void backward(const Options&, const Inputs&, Offsets offsets, const Tensor& mixed,
               const Tensor& do_, const Tensor& dafter, const Gradients&);
 

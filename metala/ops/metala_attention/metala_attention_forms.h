@@ -8,6 +8,10 @@ namespace metala::metala_attention::cpu {
 // `scratch` holds ForwardScratch, zeroed before its first use.
 void chunk_forward(const Head<float>&, const HeadOutputs<float>&, float* scratch);
 
+// The final state from a state of zero, and decay [K], the product of all tokens' decays.
+// `scratch` holds ForwardScratch, zeroed before its first use.
+void chunk_transition(const Head<float>&, Rows<float> added, float* decay, float* scratch);
+
 // `scratch` holds BackwardScratch, zeroed before its first use; `states` has room for as many
 // padded states as kept_states() says.
 void chunk_backward(const Head<float>&, const HeadGradients<float>&, float* scratch, float* states);

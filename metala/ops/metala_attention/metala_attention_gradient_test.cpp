@@ -209,5 +209,22 @@ TEST(MetalaAttentionGradient, SameBitsOnEveryRunAndForAnyNumberOfThreads) {
   }
 }
 
+TEST(MetalaAttentionGradient, TheStatesGradientIsTheSameWhenItAloneIsAskedFor) {
+  for (const Problem& p :
+       all_options({.lengths = {33, 0, 5, 16}, .key_width = 5, .value_width = 9})) {
+    if (p.bidirectional) continue;
+    SCOPED_TRACE(p.text());
+    const Inputs in = inputs_of(p);
+    const Tensor mixed = run_forward(p, in).mixed;
+    const Cotangents c = cotangents_of(p, DType::f32);
+    Gradients all = gradients_like(p, in), one;
+    all.before = Tensor::zeros(p.state());
+    one.before = Tensor::zeros(p.state());
+    backward(p.options(), in, p.offsets(), mixed, c.o, c.after, all);
+    backward(p.options(), in, p.offsets(), mixed, c.o, c.after, one);
+    EXPECT_TRUE(same_bits(one.before, all.before));
+  }
+}
+
 }  // namespace
 }  // namespace metala::metala_attention

@@ -266,6 +266,27 @@ void forward(const Options& options, const Inputs& in, Offsets offsets, const Te
 }
 
 template <class T>
+void transition(const Options& options, const Inputs& in, Offsets offsets, const Tensor& added,
+                const Tensor& decay) {
+  for (std::int64_t b = 0; b < batch_of(offsets); ++b) {
+    for (std::int64_t h = 0; h < options.heads; ++h) {
+      const Head<T> head = head_of<T>(options, in, offsets, b, h);
+      std::vector<T> state = initial_state(head);
+      T* kept = decay.data<T>() + b * decay.stride(0) + h * decay.stride(1);
+      std::fill_n(kept, head.key_width, T{1});
+      for (std::int64_t t = 0; t < head.tokens; ++t) {
+        advance(head, t, state.data());
+        for (std::int64_t i = 0; i < head.key_width; ++i) kept[i] *= decay_of(head, t, i).keep;
+      }
+      const Rows<T> out = state_rows<T>(added, b, h);
+      for (std::int64_t i = 0; i < head.key_width; ++i) {
+        std::copy_n(state.data() + i * head.value_width, head.value_width, out[i]);
+      }
+    }
+  }
+}
+
+template <class T>
 void backward(const Options& options, const Inputs& in, Offsets offsets, const Tensor& mixed,
               const Tensor& do_, const Tensor& dafter, const Gradients& to) {
   for (std::int64_t b = 0; b < batch_of(offsets); ++b) {

@@ -420,5 +420,38 @@ TEST(MetalaAttention, RefusesWhatDoesNotFitByNamingTheArgument) {
   }
 }
 
+// after = diag(decay) before + added, whatever the gates.
+void expect_transition(const Problem& p, DType type, double bound) {
+  SCOPED_TRACE(p.text());
+  const Inputs in = inputs_of(p, type);
+  Inputs from_zero = in;
+  from_zero.before = {};
+  const Tensor added = poisoned(p.state(), type);
+  const Tensor decay = poisoned({p.batch(), p.heads, p.key_width}, type);
+  transition(p.options(), from_zero, p.offsets(), added, decay);
+  const Tensor want = run_forward(p, in).after.cast(DType::f64);
+  const Tensor got = added.cast(DType::f64), kept = decay.cast(DType::f64);
+  const Tensor before = in.before.cast(DType::f64);
+  for (std::int64_t i = 0; i < got.count(); ++i) {
+    got.data<double>()[i] += kept.data<double>()[i / p.value_width] * before.data<double>()[i];
+  }
+  EXPECT_TRUE(close(got, want, bound));
+}
+
+TEST(MetalaAttention, AStatePassesThroughASequenceAsItsTransitionSays) {
+  for (const auto gates : all_gate_patterns) {
+    for (const bool tied : {true, false}) {
+      const Problem p = {.lengths = {7, 0, 40, 100}, .tied = tied, .gates = gates};
+      expect_transition(p, DType::f64, 1e-12);
+      expect_transition(p, DType::f32, 2e-6);
+    }
+  }
+  for (const auto decay : {Decay::fixed, Decay::none}) {
+    const Problem p = {.lengths = {33, 5}, .decay = decay, .tied = false};
+    expect_transition(p, DType::f64, 1e-12);
+    expect_transition(p, DType::f32, 2e-6);
+  }
+}
+
 }  // namespace
 }  // namespace metala::metala_attention
