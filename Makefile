@@ -1,7 +1,9 @@
 # A thin front to the CMake presets. Each target installs what is missing, builds, does its job.
 build := build/release
 
-.PHONY: build demo test corpus clean
+cuda := build/cuda
+
+.PHONY: build demo test corpus clean build-gpu test-gpu bench-gpu bundle
 
 build:
 	@tools/install_packages.sh
@@ -13,6 +15,28 @@ demo: build
 
 test: build
 	@OMP_WAIT_POLICY=passive ctest --preset release --parallel 2
+
+# For NVIDIA GPUs; needs nvcc (docs/gpu.md).
+build-gpu:
+	@tools/install_packages.sh
+	@[ -f $(cuda)/build.ninja ] || cmake --preset cuda
+	@cmake --build --preset cuda
+
+# Everything that needs a GPU, on a machine with one. SANITIZE=1: compute-sanitizer over it too.
+test-gpu: build-gpu
+	@tools/test_gpu.sh $(cuda)/metala $(cuda)/tests tests/golden/tiny tests/golden/tied tests/golden/padded
+
+bench-gpu: build-gpu
+	@tools/bench_gpu.sh $(cuda)/metala
+
+# An archive that starts on other distributions: build/metala.tar.gz, with CUDA where nvcc is there.
+nvcc := $(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
+bundle: $(if $(nvcc),build-gpu,build)
+	@rm -rf build/bundle
+	@tools/bundle.sh build/bundle/metala $(if $(nvcc),$(cuda),$(build))/metala
+	@cp LICENSE build/bundle/metala/
+	@tar -C build/bundle -czf build/metala.tar.gz metala
+	@du -h build/metala.tar.gz
 
 # Fetches Debian's documentation packages and makes the training text in corpus/.
 corpus:

@@ -1,5 +1,6 @@
 # NVIDIA GPUs: METALA_CUDA is ON, OFF or AUTO (ON where a CUDA compiler is found). Rooms then bring
-# their *_cuda.cpp and *.cu files; the toolkit's own runtime is linked statically, cuBLASLt not.
+# their *_cuda.cpp and *.cu files; the toolkit's own runtime is linked statically, cuBLASLt is looked
+# for when it is first used.
 set(METALA_CUDA AUTO CACHE STRING "Build for NVIDIA GPUs: ON, OFF or AUTO")
 set_property(CACHE METALA_CUDA PROPERTY STRINGS AUTO ON OFF)
 set(METALA_CUDA_FOUND OFF)

@@ -26,6 +26,22 @@ double median(std::vector<double> samples) {
   return samples[samples.size() / 2];
 }
 
+double copy_bytes_per_second(Device device) {
+  constexpr int copies = 10;
+  const Tensor from = Tensor::zeros({std::int64_t{1} << 28}, DType::f32, device);
+  const Tensor to = Tensor::zeros(from.shape(), DType::f32, device);
+  std::vector<double> rates;
+  for (int i = 0; i < 6; ++i) {
+    memory_of(device).synchronize();
+    const auto start = std::chrono::steady_clock::now();
+    for (int copy = 0; copy < copies; ++copy) to.copy_from(from);
+    memory_of(device).synchronize();
+    rates.push_back(2.0 * copies * static_cast<double>(from.bytes()) / seconds_since(start));
+  }
+  rates.erase(rates.begin());  // warms up
+  return median(rates);
+}
+
 MachineLimits::MachineLimits()
     : a_(Tensor::zeros({sizes[2], sizes[2]})),
       b_(Tensor::zeros({sizes[2], sizes[2]})),

@@ -10,6 +10,9 @@ namespace metala::bench {
 
 double median(std::vector<double> samples);
 
+// Bytes a second, read and written, of copying 1 GiB within the device's memory.
+double copy_bytes_per_second(Device);
+
 class MachineLimits {
  public:
   MachineLimits();

@@ -11,6 +11,7 @@
 #include "metala/model/checkpoint.h"
 #include "metala/model/language_model.h"
 #include "metala/model/stepper.h"
+#include "metala/ops/sample/greedy_batch.h"
 #include "metala/train/trainer.h"
 
 namespace metala::bench {
@@ -115,6 +116,10 @@ double DecodeResult::bytes_per_second() const {
   return static_cast<double>(weight_bytes) / step.median();
 }
 
+double DecodeResult::bytes_with_state_per_second() const {
+  return static_cast<double>(weight_bytes + state_bytes) / step.median();
+}
+
 double ComputeResult::tokens_per_second() const {
   return static_cast<double>(tokens) / pass.median();
 }
@@ -126,37 +131,42 @@ Config config_374m() {
   return c;
 }
 
-DecodeResult decode(const Config& config, Place place, std::int64_t batch, std::int64_t context,
-                    std::int64_t steps,
-                    const std::function<void(const std::vector<Tensor>&)>& between) {
-  const Parameters parameters = random_parameters(config, place.weights, place.device);
-  const LanguageModel model(config, parameters);
+DecodeBench::DecodeBench(const Config& config, Place place)
+    : parameters_(random_parameters(config, place.weights, place.device)),
+      model_(config, parameters_) {}
+
+DecodeResult DecodeBench::run(
+    std::int64_t batch, std::int64_t context, std::int64_t steps,
+    const std::function<void(const std::vector<Tensor>&)>& between) const {
+  const Config& config = model_.config();
+  const Device device = model_.device();
   DecodeResult result;
   result.batch = batch;
   result.context = context;
   std::vector<Tensor> read;
-  for (const auto& [name, tensor] : parameters.tensors()) {
+  for (const auto& [name, tensor] : parameters_.tensors()) {
     const bool looked_up = name == "model.embed_tokens.weight" && !config.tie_word_embeddings;
     if (looked_up) continue;
     result.weight_bytes += static_cast<std::int64_t>(tensor.bytes());
     read.push_back(tensor);
   }
-  Arena arena(place.device);
-  State state(config, batch, DType::f32, place.device);
+  Arena arena(device);
+  State state(config, batch, DType::f32, device);
   for (const auto& layer : state.layers()) {
     result.state_bytes += 2 * static_cast<std::int64_t>(layer.recurrent.bytes());
   }
   const auto prompt = random_ids(batch * context, config);
   const auto prompt_offsets = even_offsets(batch, context);
-  if (context > 0) model.advance(arena, {prompt, prompt_offsets}, state);
+  if (context > 0) model_.advance(arena, {prompt, prompt_offsets}, state);
   const auto ids = random_ids(batch * (steps + 4), config);
-  Stepper stepper(model, state);
+  Stepper stepper(model_, state);
+  sample::GreedyBatch greedy(device, batch);
   for (std::int64_t i = 0; i < steps + 4; ++i) {
     const std::span<const std::int32_t> next(ids.data() + i * batch,
                                              static_cast<std::size_t>(batch));
     const double seconds = timed([&] {
       stepper.advance(next);
-      memory_of(place.device).synchronize();
+      if (device.is_cuda()) greedy.choose(state.logits());
     });
     if (i < 4) continue;  // the first few warm caches and arena
     result.step.seconds.push_back(seconds);

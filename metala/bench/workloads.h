@@ -8,6 +8,8 @@
 
 #include "metala/base/tensor.h"
 #include "metala/model/config.h"
+#include "metala/model/language_model.h"
+#include "metala/model/parameters.h"
 
 namespace metala::bench {
 
@@ -33,16 +35,26 @@ struct DecodeResult {
   std::int64_t state_bytes = 0;   // bytes of state that a step reads and writes
   double tokens_per_second() const;
   double bytes_per_second() const;  // of weights
+  double bytes_with_state_per_second() const;
 };
 
 // Called between repetitions: the time to measure what they are compared with.
 using Between = std::function<void()>;
 
-// Tokens come from a fixed list, so only the model is timed. `between` is given the weights that a
-// step reads.
-DecodeResult decode(const Config&, Place, std::int64_t batch, std::int64_t context,
-                    std::int64_t steps,
-                    const std::function<void(const std::vector<Tensor>&)>& between);
+// Decoding with random weights.
+class DecodeBench {
+ public:
+  DecodeBench(const Config&, Place);
+
+  // Tokens come from a fixed list, so only the model is timed, and on a GPU the greedy choice of
+  // the next tokens, whose ids come to the CPU. `between` is given the weights that a step reads.
+  DecodeResult run(std::int64_t batch, std::int64_t context, std::int64_t steps,
+                   const std::function<void(const std::vector<Tensor>&)>& between) const;
+
+ private:
+  Parameters parameters_;
+  LanguageModel model_;
+};
 
 struct ComputeResult {
   std::int64_t tokens = 0;

@@ -25,7 +25,7 @@ struct Options {
   std::string what = "all";
   Config config = bench::config_374m();
   std::string weights = "f32";
-  std::int64_t batch = 1;
+  std::vector<std::int64_t> batches = {1};
   std::vector<std::int64_t> contexts = {0};
   std::int64_t steps = 32;
   std::int64_t tokens = 512;
@@ -37,7 +37,7 @@ struct Options {
 };
 
 std::string milliseconds(const bench::Samples& s) {
-  return fmt::format("{:.2f} ms [{:.2f} {:.2f}] n={}", 1e3 * s.median(), 1e3 * s.least(),
+  return fmt::format("{:.3f} ms [{:.3f} {:.3f}] n={}", 1e3 * s.median(), 1e3 * s.least(),
                      1e3 * s.most(), s.seconds.size());
 }
 
@@ -47,8 +47,12 @@ class Report {
   Report(const Options& options, Device device, const bench::MachineLimits& limits)
       : options_(options), limits_(limits), gpu_(device.is_cuda()) {
     if (gpu_) {
+      copy_ = bench::copy_bytes_per_second(device);
       json_["device"] = device.text();
-      say(fmt::format("{}; medians [least most] of n", device.text()));
+      json_["copy_bytes_per_second"] = copy_;
+      say(fmt::format(
+          "{}; medians [least most] of n; it copies 1 GiB at {:.2f} TB/s, read and written",
+          device.text(), copy_ / 1e12));
       return;
     }
     json_["threads"] = thread_count();
@@ -60,16 +64,20 @@ class Report {
 
   void decode(const bench::DecodeResult& r) {
     if (gpu_) {
+      const double rate = r.bytes_with_state_per_second();
       say(fmt::format(
-          "decode  {} batch {} context {}: {} a step, {:.1f} tok/s, {:.0f} GB/s of weights",
+          "decode  {} batch {} context {}: {} a step, {:.1f} tok/s; weights and states pass at "
+          "{:.0f} GB/s = {:.0f}% of copying",
           options_.weights, r.batch, r.context, milliseconds(r.step), r.tokens_per_second(),
-          r.bytes_per_second() / 1e9));
+          rate / 1e9, 100 * rate / copy_));
       json_["decode"].push_back({{"weights", options_.weights},
                                  {"batch", r.batch},
                                  {"context", r.context},
                                  {"seconds", r.step.seconds},
                                  {"tokens_per_second", r.tokens_per_second()},
-                                 {"weight_bytes", r.weight_bytes}});
+                                 {"weight_bytes", r.weight_bytes},
+                                 {"state_bytes", r.state_bytes},
+                                 {"share_of_copy_bandwidth", rate / copy_}});
       return;
     }
     const double share = r.bytes_per_second() / limits_.read_bytes_per_second();
@@ -136,6 +144,7 @@ class Report {
   const Options& options_;
   const bench::MachineLimits& limits_;
   const bool gpu_;
+  double copy_ = 0;  // of the GPU, bytes a second
   ordered_json json_;
 };
 
@@ -181,9 +190,12 @@ void run(Options& options) {
     if (place.device.is_cpu()) limits.multiply();
   };
   if (wanted("decode")) {
-    for (const auto context : options.contexts) {
-      limits.forget();
-      report.decode(bench::decode(c, place, options.batch, context, options.steps, read));
+    const bench::DecodeBench decode(c, place);
+    for (const auto batch : options.batches) {
+      for (const auto context : options.contexts) {
+        limits.forget();
+        report.decode(decode.run(batch, context, options.steps, read));
+      }
     }
   }
   if (wanted("prefill")) {
@@ -222,7 +234,11 @@ void add_bench(CLI::App& app) {
   const auto count = [&](const char* name, std::int64_t& value, const char* help) {
     command->add_option(name, value, help)->capture_default_str()->check(positive());
   };
-  count("--batch", o.batch, "decode: sequences at once");
+  command
+      ->add_option("--batch", o.batches,
+                   "decode: sequences at once; several values make several rows")
+      ->capture_default_str()
+      ->check(positive());
   command
       ->add_option("--context", o.contexts,
                    "decode: tokens read before the timed steps; several values make several rows")

@@ -20,6 +20,11 @@ Generator::Generator(const LanguageModel& model, Arena& arena, State& state,
     sequences_.push_back({std::move(histories[i]), {}, Finish::running, false});
     if (options_.max_tokens <= 0) sequences_.back().finish = Finish::length;
   }
+  const bool ids_suffice = options_.log_probabilities < 0 && model.device().is_cuda() &&
+                           sample::GreedyBatch::covers(options_.sampling);
+  if (ids_suffice) {
+    greedy_ = std::make_unique<sample::GreedyBatch>(model.device(), state.batch());
+  }
 }
 
 bool Generator::done() const {
@@ -30,17 +35,27 @@ bool Generator::done() const {
 std::vector<DrawnToken> Generator::next() {
   settle();
   std::vector<DrawnToken> tokens;
-  const Tensor all_logits = state_.logits().to({});
+  std::span<const std::int32_t> chosen;
+  Tensor all_logits;
+  if (greedy_ != nullptr) {
+    chosen = greedy_->choose(state_.logits());
+  } else {
+    all_logits = state_.logits().to({});
+  }
   for (std::size_t i = 0; i < sequences_.size(); ++i) {
     Sequence& s = sequences_[i];
     if (s.finish != Finish::running) continue;
-    const auto row = static_cast<std::int64_t>(i);
-    const std::span<const float> logits(all_logits.row(row).data<float>(),
-                                        static_cast<std::size_t>(model_.config().vocab_size));
     DrawnToken token;
-    token.sequence = row;
-    token.id = sample::next(options_.sampling, logits, s.history,
-                            {static_cast<std::uint64_t>(i), s.drawn.size()});
+    token.sequence = static_cast<std::int64_t>(i);
+    std::span<const float> logits;
+    if (greedy_ != nullptr) {
+      token.id = chosen[i];
+    } else {
+      logits = {all_logits.row(token.sequence).data<float>(),
+                static_cast<std::size_t>(model_.config().vocab_size)};
+      token.id = sample::next(options_.sampling, logits, s.history,
+                              {static_cast<std::uint64_t>(i), s.drawn.size()});
+    }
     if (options_.log_probabilities >= 0) {
       token.log_probability = sample::log_probability(logits, token.id);
       token.best = sample::top(logits, options_.log_probabilities);

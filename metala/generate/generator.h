@@ -7,10 +7,12 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "metala/model/language_model.h"
 #include "metala/model/stepper.h"
+#include "metala/ops/sample/greedy_batch.h"
 #include "metala/ops/sample/sample.h"
 
 namespace metala {
@@ -63,6 +65,7 @@ class Generator {
   GenerationOptions options_;
   std::vector<Sequence> sequences_;
   Stepper stepper_;
+  std::unique_ptr<sample::GreedyBatch> greedy_;  // on a GPU, where its ids are all that is asked
 };
 
 }  // namespace metala

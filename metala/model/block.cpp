@@ -35,8 +35,16 @@ Norm::Norm(const Config& config, const Parameters& parameters, const std::string
 }
 
 Variable Norm::operator()(Tape& tape, const Variable& x) const {
-  if (type_ == NormType::simplermsnorm) return functions::rms_norm(tape, x, rms_norm_eps);
-  return functions::layer_norm(tape, x, weight_, bias_, layer_norm_eps);
+  if (type_ == NormType::simplermsnorm) return functions::rms_norm(tape, x, eps());
+  return functions::layer_norm(tape, x, weight_, bias_, eps());
+}
+
+double Norm::eps() const {
+  return type_ == NormType::simplermsnorm ? rms_norm_eps : layer_norm_eps;
+}
+
+metala_attention::Options attention_options(const Config& c) {
+  return {c.heads, c.decay_temperature, c.attention_scale, c.bidirectional};
 }
 
 Block::Block(std::shared_ptr<const Config> config, const Parameters& parameters, std::int64_t layer)
@@ -51,24 +59,24 @@ Block::Block(std::shared_ptr<const Config> config, const Parameters& parameters,
   };
   token_norm_ = Norm(c, parameters, prefix + "token_norm");
   channel_norm_ = Norm(c, parameters, prefix + "channel_norm");
-  if (c.short_conv_width > 0) conv_ = taps(mixer("conv1d.weight"));
-  q_proj_ = mixer("q_proj.weight");
-  if (c.decay == DecayType::dynamic) k_gate_ = mixer("k_gate.weight");
-  if (c.decay == DecayType::fixed) fixed_decay_ = mixer("decay");
-  if (c.key == KeyType::projected) k_proj_ = mixer("k_proj.weight");
-  v_proj_ = mixer("v_proj.weight");
-  g_proj_ = mixer("g_proj.weight");
-  g_bias_ = mixer("g_proj.bias");
-  out_proj_ = mixer("out_proj.weight");
-  if (c.self_augmentation) aug_balance_ = mixer("aug_balance");
+  if (c.short_conv_width > 0) w_.conv = taps(mixer("conv1d.weight"));
+  w_.q_proj = mixer("q_proj.weight");
+  if (c.decay == DecayType::dynamic) w_.k_gate = mixer("k_gate.weight");
+  if (c.decay == DecayType::fixed) w_.fixed_decay = mixer("decay");
+  if (c.key == KeyType::projected) w_.k_proj = mixer("k_proj.weight");
+  w_.v_proj = mixer("v_proj.weight");
+  w_.g_proj = mixer("g_proj.weight");
+  w_.g_bias = mixer("g_proj.bias");
+  w_.out_proj = mixer("out_proj.weight");
+  if (c.self_augmentation) w_.aug_balance = mixer("aug_balance");
   if (c.channel_mixer == ChannelMixer::identity) return;
-  l1_ = channel("l1.weight");
-  l3_ = channel("l3.weight");
-  if (c.bias) l1_bias_ = channel("l1.bias");
-  if (c.bias) l3_bias_ = channel("l3.bias");
+  w_.l1 = channel("l1.weight");
+  w_.l3 = channel("l3.weight");
+  if (c.bias) w_.l1_bias = channel("l1.bias");
+  if (c.bias) w_.l3_bias = channel("l3.bias");
   if (c.channel_mixer != ChannelMixer::glu) return;
-  l2_ = channel("l2.weight");
-  if (c.bias) l2_bias_ = channel("l2.bias");
+  w_.l2 = channel("l2.weight");
+  if (c.bias) w_.l2_bias = channel("l2.bias");
 }
 
 Variable Block::operator()(Tape& tape, const Variable& x, Offsets offsets,
@@ -80,34 +88,33 @@ Variable Block::mix_tokens(Tape& tape, const Variable& x, Offsets offsets,
                            const CarriedLayer& state, const TrainingOptions* training) const {
   const Config& c = *config_;
   Variable y = token_norm_(tape, x);
-  if (conv_.defined()) {
+  if (w_.conv.defined()) {
     y = state.context == nullptr
-            ? functions::short_conv(tape, y, conv_, offsets, state.conv)
-            : context_parallel::short_conv(tape, *state.context, y, conv_, offsets);
+            ? functions::short_conv(tape, y, w_.conv, offsets, state.conv)
+            : context_parallel::short_conv(tape, *state.context, y, w_.conv, offsets);
   }
 
   functions::AttentionInputs in;
-  in.q = functions::linear(tape, y, q_proj_);
-  if (k_gate_.defined()) in.u = functions::linear(tape, y, k_gate_);
-  if (k_proj_.defined()) in.k = functions::linear(tape, y, k_proj_);
-  in.v = functions::linear(tape, y, v_proj_);
-  in.z = functions::linear(tape, y, g_proj_, g_bias_);
-  in.aug = aug_balance_;
-  in.fixed_decay = fixed_decay_;
-  const metala_attention::Options options = {c.heads, c.decay_temperature, c.attention_scale,
-                                             c.bidirectional};
+  in.q = functions::linear(tape, y, w_.q_proj);
+  if (w_.k_gate.defined()) in.u = functions::linear(tape, y, w_.k_gate);
+  if (w_.k_proj.defined()) in.k = functions::linear(tape, y, w_.k_proj);
+  in.v = functions::linear(tape, y, w_.v_proj);
+  in.z = functions::linear(tape, y, w_.g_proj, w_.g_bias);
+  in.aug = w_.aug_balance;
+  in.fixed_decay = w_.fixed_decay;
+  const auto options = attention_options(c);
   const Variable o =
       state.context == nullptr
           ? functions::metala_attention(tape, options, in, offsets, state.recurrent)
           : context_parallel::metala_attention(tape, *state.context, options, in, offsets);
 
   if (training == nullptr || c.hidden_dropout == 0) {
-    return functions::add_linear(tape, x, o, out_proj_);
+    return functions::add_linear(tape, x, o, w_.out_proj);
   }
   const auto mask =
       dropout_mask(c.hidden_dropout, *training, static_cast<std::uint64_t>(layer_) + 1);
   return functions::add(tape, x,
-                        functions::dropout(tape, mask, functions::linear(tape, o, out_proj_)));
+                        functions::dropout(tape, mask, functions::linear(tape, o, w_.out_proj)));
 }
 
 Variable Block::mix_channels(Tape& tape, const Variable& x) const {
@@ -116,17 +123,17 @@ Variable Block::mix_channels(Tape& tape, const Variable& x) const {
     case ChannelMixer::identity:
       return functions::add(tape, x, y);
     case ChannelMixer::mlp: {
-      const Variable a = functions::linear(tape, y, l1_, l1_bias_);
+      const Variable a = functions::linear(tape, y, w_.l1, w_.l1_bias);
       const Variable h = functions::glu(tape, glu::Activation::gelu, a, {});
-      return functions::add_linear(tape, x, h, l3_, l3_bias_);
+      return functions::add_linear(tape, x, h, w_.l3, w_.l3_bias);
     }
     case ChannelMixer::glu:
       break;
   }
-  const Variable a = functions::linear(tape, y, l1_, l1_bias_);
-  const Variable b = functions::linear(tape, y, l2_, l2_bias_);
+  const Variable a = functions::linear(tape, y, w_.l1, w_.l1_bias);
+  const Variable b = functions::linear(tape, y, w_.l2, w_.l2_bias);
   const Variable h = functions::glu(tape, config_->glu_activation, a, b);
-  return functions::add_linear(tape, x, h, l3_, l3_bias_);
+  return functions::add_linear(tape, x, h, w_.l3, w_.l3_bias);
 }
 
 }  // namespace metala

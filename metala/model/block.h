@@ -39,6 +39,14 @@ struct TrainingOptions {
 // The mask of one use of dropout: a pure function of seed, step and place.
 dropout::Mask dropout_mask(double probability, const TrainingOptions&, std::uint64_t place);
 
+// The tensors of a block; undefined where the configuration has none.
+struct BlockWeights {
+  Variable conv;  // taps [d, W]
+  Variable q_proj, k_gate, k_proj, v_proj, g_proj, g_bias, out_proj;
+  Variable aug_balance, fixed_decay;
+  Variable l1, l1_bias, l2, l2_bias, l3, l3_bias;
+};
+
 // A norm of either type, with the parameters it has: none for simplermsnorm.
 class Norm {
  public:
@@ -46,10 +54,16 @@ class Norm {
   Norm(const Config&, const Parameters&, const std::string& name);
   Variable operator()(Tape&, const Variable& x) const;
 
+  double eps() const;
+  const Variable& weight() const { return weight_; }  // [d]; undefined for simplermsnorm
+  const Variable& bias() const { return bias_; }
+
  private:
   NormType type_ = NormType::simplermsnorm;
   Variable weight_, bias_;
 };
+
+metala_attention::Options attention_options(const Config&);
 
 class Block {
  public:
@@ -60,6 +74,10 @@ class Block {
   Variable operator()(Tape&, const Variable& x, Offsets, const CarriedLayer&,
                       const TrainingOptions* training) const;
 
+  const Norm& token_norm() const { return token_norm_; }
+  const Norm& channel_norm() const { return channel_norm_; }
+  const BlockWeights& weights() const { return w_; }
+
  private:
   Variable mix_tokens(Tape&, const Variable& x, Offsets, const CarriedLayer&,
                       const TrainingOptions*) const;
@@ -68,9 +86,7 @@ class Block {
   std::shared_ptr<const Config> config_;
   std::int64_t layer_;
   Norm token_norm_, channel_norm_;
-  Variable conv_, q_proj_, k_gate_, k_proj_, v_proj_, g_proj_, g_bias_, out_proj_;
-  Variable aug_balance_, fixed_decay_;
-  Variable l1_, l1_bias_, l2_, l2_bias_, l3_, l3_bias_;
+  BlockWeights w_;
 };
 
 }  // namespace metala

@@ -46,6 +46,10 @@ LanguageModel::LanguageModel(const Config& config, const Parameters& given)
   head_ = config.tie_word_embeddings ? embedding_ : parameters.variable("lm_head.weight");
 }
 
+double LanguageModel::embedding_scale() const {
+  return config_->scale_embedding ? std::sqrt(static_cast<double>(config_->width)) : 1.0;
+}
+
 Variable LanguageModel::hidden(Tape& tape, const Batch& given, const CarriedState& state,
                                const TrainingOptions* training) const {
   const Config& c = *config_;
@@ -55,10 +59,9 @@ Variable LanguageModel::hidden(Tape& tape, const Batch& given, const CarriedStat
   require(state.empty() || !c.bidirectional, "model: a bidirectional model has no state");
   require(state.empty() || batch.context == nullptr,
           "model: sequences in parts on several ranks start from a state of zero");
-  const double scale = c.scale_embedding ? std::sqrt(static_cast<double>(c.width)) : 1.0;
   const bool freeze = training != nullptr && training->freeze_padding;
-  Variable x =
-      functions::embedding(tape, batch.ids, embedding_, scale, freeze ? c.pad_token_id : -1);
+  Variable x = functions::embedding(tape, batch.ids, embedding_, embedding_scale(),
+                                    freeze ? c.pad_token_id : -1);
   if (training != nullptr && c.embedding_dropout > 0) {
     x = functions::dropout(tape, dropout_mask(c.embedding_dropout, *training, 0), x);
   }

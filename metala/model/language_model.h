@@ -49,6 +49,10 @@ class LanguageModel {
   Variable hidden(Tape&, const Batch&, const CarriedState& = {},
                   const TrainingOptions* training = nullptr) const;
 
+  const Variable& embedding() const { return embedding_; }  // [V, d]
+  double embedding_scale() const;
+  const std::vector<Block>& blocks() const { return blocks_; }
+  const Norm& final_norm() const { return final_norm_; }
   const Variable& head() const { return head_; }      // [V, d]
   Tensor logits(Arena&, const Tensor& hidden) const;  // [rows, d] to [rows, V]
 

@@ -116,15 +116,59 @@ Parameters Parameters::cast(DType type) const {
 
 Parameters Parameters::on(Device device, DType type) const {
   Parameters p;
-  for (const auto& [name, value] : values_) {
+  const auto fitting = [&](const std::string& name) {
+    const Tensor& value = values_.at(name);
     require(!in_blocks(value.dtype()),
             "{} is stored as {}, which runs on the CPU only; convert the model to bf16 for {}",
             name, name_of(value.dtype()), device.text());
     const DType wanted = value.rank() == 2 ? type : DType::f32;
-    const Tensor fitting = value.dtype() == wanted ? value : value.cast(wanted);
-    p.values_.emplace(name, fitting.to(device));
+    return value.dtype() == wanted ? value : value.cast(wanted);
+  };
+  for (const auto& [name, value] : values_) {
+    if (p.values_.contains(name)) continue;
+    const auto neighbours =
+        value.device() == device ? std::vector<std::string>() : stack_of(name, type);
+    if (neighbours.empty()) {
+      p.values_.emplace(name, fitting(name).to(device));
+      continue;
+    }
+    std::int64_t rows = 0;
+    for (const auto& each : neighbours) rows += values_.at(each).size(0);
+    const Tensor stack = Tensor::uninitialized({rows, value.size(1)}, type, device);
+    rows = 0;
+    for (const auto& each : neighbours) {
+      const Tensor matrix = fitting(each);
+      const Tensor place = stack.rows(rows, rows + matrix.size(0));
+      place.copy_from(matrix);
+      p.values_.emplace(each, place);
+      rows += matrix.size(0);
+    }
   }
   return p;
+}
+
+// Matrices that multiply the same vector, in an order that the map's does not disturb.
+std::vector<std::string> Parameters::stack_of(const std::string& name, DType type) const {
+  static const std::vector<std::vector<std::string>> stacks = {
+      {"token_mixer.q_proj.weight", "token_mixer.k_gate.weight", "token_mixer.k_proj.weight",
+       "token_mixer.v_proj.weight", "token_mixer.g_proj.weight"},
+      {"channel_mixer.l1.weight", "channel_mixer.l2.weight"}};
+  for (const auto& stack : stacks) {
+    for (const auto& ending : stack) {
+      if (!name.ends_with(ending)) continue;
+      const std::string prefix = name.substr(0, name.size() - ending.size());
+      std::vector<std::string> present;
+      for (const auto& other : stack) {
+        const auto found = values_.find(prefix + other);
+        if (found == values_.end()) continue;
+        // Each must start as memory of its own would.
+        if (bytes_of(type, static_cast<std::size_t>(found->second.count())) % 256 != 0) return {};
+        present.push_back(found->first);
+      }
+      return present;
+    }
+  }
+  return {};
 }
 
 }  // namespace metala

@@ -48,10 +48,13 @@ class Parameters {
   // A copy with every tensor in the given type (f64 for checking gradients).
   Parameters cast(DType) const;
   // On a GPU, matrices in `type` (f32 or bf16) and everything else in f32; what is so already is
-  // shared, not copied. Throws Error for matrices in blocks, which run on the CPU only.
+  // shared, not copied. Matrices that multiply the same vector lie one after the other, so that one
+  // product can take them all. Throws Error for matrices in blocks, which run on the CPU only.
   Parameters on(Device, DType type) const;
 
  private:
+  std::vector<std::string> stack_of(const std::string& name, DType type) const;
+
   std::map<std::string, Tensor> values_;
   std::map<std::string, Tensor> gradients_;
 };

@@ -1,6 +1,10 @@
 #include "metala/model/stepper.h"
 
+#include <algorithm>
+
 #include "metala/device/cuda/graph.h"
+#include "metala/device/cuda/pinned.h"
+#include "metala/model/fused_step.h"
 
 namespace metala {
 
@@ -30,8 +34,13 @@ Stepper::Stepper(const LanguageModel& model, State& state)
   const std::int64_t batch = state.batch();
   for (std::int64_t b = 0; b <= batch; ++b) one_each_.push_back(b);
   if (model.device().is_cpu()) return;
-  ids_there_ = Tensor::zeros({batch}, DType::i32, model.device());
   offsets_there_ = Tensor::wrap(one_each_.data(), {batch + 1}).to(model.device());
+#ifdef METALA_CUDA
+  const auto bytes = sizeof(std::int32_t) * static_cast<std::size_t>(batch);
+  const auto memory = cuda::pinned_memory(model.device(), bytes);
+  ids_there_ = Tensor::wrap(memory.get(), {batch}, DType::i32, memory, model.device());
+  if (batch > 0 && FusedStep::takes(model)) fused_ = std::make_unique<FusedStep>(model, batch);
+#endif
 }
 
 Stepper::~Stepper() = default;
@@ -46,30 +55,45 @@ void Stepper::advance(std::span<const std::int32_t> ids) {
   require(static_cast<std::int64_t>(ids.size()) == state_.batch(),
           "model: {} ids for a state of {} sequences", ids.size(), state_.batch());
   ids_.assign(ids.begin(), ids.end());
-  if (model_.device().is_cuda()) return replay();
+  if (model_.device().is_cuda()) return advance_on_gpu();
   model_.advance(arena_, batch(), state_);
 }
 
-void Stepper::replay() {
+void Stepper::advance_on_gpu() {
 #ifdef METALA_CUDA
   model_.check_ids(ids_);
-  ids_there_.copy_from(Tensor::wrap(ids_.data(), ids_there_.shape()));
+  memory_of(model_.device()).synchronize();  // the step before has read its ids
+  std::copy(ids_.begin(), ids_.end(), ids_there_.data<std::int32_t>());
   const auto memory = memory_of_state(state_);
   if (memory != memory_) {
     // Plans and allocations happen here; the logits' memory may be new afterwards.
     recording_.reset();
-    model_.advance(arena_, batch(), state_);
+    enqueue();
     memory_ = memory_of_state(state_);
+  } else {
+    if (recording_ == nullptr) {
+      recording_ = std::make_unique<Recording>(model_.device(), [&] { enqueue(); });
+    }
+    recording_->launch();
+  }
+  for (auto& count : state_.tokens()) ++count;
+#endif
+}
+
+// A step's kernels; the tokens are not counted, for recording reads none.
+void Stepper::enqueue() {
+#ifdef METALA_CUDA
+  if (fused_ == nullptr) {
+    const auto tokens = state_.tokens();
+    model_.advance(arena_, batch(), state_);
+    state_.tokens() = tokens;
     return;
   }
-  if (recording_ == nullptr) {
-    const auto tokens = state_.tokens();  // recording counts them, but reads nothing
-    recording_ = std::make_unique<Recording>(model_.device(),
-                                             [&] { model_.advance(arena_, batch(), state_); });
-    state_.tokens() = tokens;
+  if (!state_.logits().defined()) {
+    state_.logits() =
+        Tensor::zeros({state_.batch(), model_.config().vocab_size}, DType::f32, model_.device());
   }
-  recording_->launch();
-  for (auto& count : state_.tokens()) ++count;
+  fused_->advance(ids_there_.data<std::int32_t>(), state_);
 #endif
 }
 

@@ -1,7 +1,8 @@
 // Stepper: one token for every sequence of a state, step after step, in the least time.
 //
-// The same as LanguageModel::advance with one token each. On a GPU the second step is recorded as a
-// graph that later ones replay, as long as the state keeps its memory; else it starts over.
+// The same as LanguageModel::advance with one token each. On a GPU a step goes through FusedStep
+// where that takes the model, and the second one is recorded as a graph that later ones replay, as
+// long as the state keeps its memory; else it starts over.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +15,8 @@
 #include "metala/model/state.h"
 
 namespace metala {
+
+class FusedStep;
 
 class Stepper {
  public:
@@ -29,15 +32,17 @@ class Stepper {
  private:
   struct Recording;
   Batch batch() const;
-  void replay();
+  void advance_on_gpu();
+  void enqueue();
 
   const LanguageModel& model_;
   State& state_;
   Arena arena_;
   std::vector<std::int32_t> ids_;
   std::vector<std::int64_t> one_each_;
-  Tensor ids_there_, offsets_there_;      // where kernels read them
+  Tensor ids_there_, offsets_there_;      // where kernels read them; the ids in pinned memory
   std::vector<const void*> memory_;       // the state's, at the step before
+  std::unique_ptr<FusedStep> fused_;      // null: the plain model steps
   std::unique_ptr<Recording> recording_;  // of a step on this memory
 };
 

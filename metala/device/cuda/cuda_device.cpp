@@ -5,6 +5,7 @@
 #include <mutex>
 
 #include "metala/device/cuda/convert.h"
+#include "metala/device/cuda/cublas_lt.h"
 #include "metala/device/cuda/cuda_error.h"
 
 namespace metala::cuda {
@@ -23,8 +24,9 @@ class GpuMemory : public DeviceMemory {
       std::size_t free = 0, total = 0;
       cudaMemGetInfo(&free, &total);
       fail(
-          "cuda:{}: out of memory: {} MiB wanted, {} of {} MiB are free; fewer sequences or tokens "
-          "a step, or weights of a smaller type, need less",
+          "cuda:{}: out of memory: {} MiB wanted, {} of {} MiB are free; fewer prompts at once or "
+          "weights in bf16 need less, in training fewer --sequences (with more --accumulation), a "
+          "shorter --sequence-length, --recompute or --dtype bf16",
           index_, bytes >> 20, free >> 20, total >> 20);
     }
     check(status, "cuda: allocating memory");
@@ -104,19 +106,21 @@ Device open(int index) {
     const std::scoped_lock lock(mutex);
     if (gpus().contains(index)) return device;
   }
+  int driver = 0;  // stays 0 without one
+  if (cudaDriverGetVersion(&driver) != cudaSuccess) cudaGetLastError();
+  require(driver > 0, "cuda: no NVIDIA driver is installed; run with --device cpu");
+  require(
+      driver / 1000 >= CUDART_VERSION / 1000,
+      "cuda: the driver is made for CUDA {}.{}, older than this build's {}.{}; update it or run "
+      "with --device cpu",
+      driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
-  if (status == cudaErrorInsufficientDriver) {
-    cudaGetLastError();
-    fail(
-        "cuda: the driver is older than this build's CUDA {}.{}; update it or run with --device "
-        "cpu",
-        CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
-  }
   if (status != cudaSuccess) cudaGetLastError();
   require(status == cudaSuccess && count > 0,
           "cuda: no NVIDIA GPU is seen ({}); run with --device cpu", cudaGetErrorString(status));
   require(index >= 0 && index < count, "cuda:{}: there are {} GPUs, counted from 0", index, count);
+  require_cublas_lt();
   check(cudaSetDevice(index), "cuda: choosing the GPU");
   cudaFuncAttributes attributes;
   const cudaError_t code = cudaFuncGetAttributes(&attributes, any_kernel());

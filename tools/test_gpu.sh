@@ -1,0 +1,52 @@
+#!/bin/sh
+# Runs everything that needs a GPU: the tests named OnGpu of every test program, and `metala verify`
+# on the authors' outputs.
+#   test_gpu.sh METALA FOLDER_OF_TEST_PROGRAMS [GOLDEN_FOLDER...]
+# With SANITIZE=1 also compute-sanitizer's memcheck and racecheck over the smaller tests; takes
+# minutes. Fails when there is no GPU: then nothing would have been tested.
+set -eu
+metala=$1
+programs=$2
+shift 2
+if ! "$metala" doctor | grep -q '^cuda:.*multiprocessors'; then
+  echo "test_gpu: no GPU that this build can use; $metala doctor says:" >&2
+  "$metala" doctor | grep -E '^(GPU|cuda)' >&2
+  exit 1
+fi
+failed=
+
+# run NAME COMMAND...: what it prints only if it fails, and how long it took.
+run() {
+  name=$1
+  shift
+  start=$(date +%s)
+  if output=$("$@" 2>&1); then
+    echo "passed  $name  ($(($(date +%s) - start)) s)"
+  else
+    printf '%s\n' "$output"
+    echo "FAILED  $name"
+    failed="$failed $name"
+  fi
+}
+
+on_gpu() { "$1" --gtest_list_tests --gtest_filter='*OnGpu*' | grep -q .; }
+
+for program in "$programs"/*_test; do
+  if ! on_gpu "$program"; then continue; fi
+  run "$(basename "$program")" "$program" --gtest_filter='*OnGpu*' --gtest_brief=1
+done
+for folder in "$@"; do
+  run "verify $(basename "$folder")" "$metala" verify "$folder" --device cuda
+done
+
+if [ -n "${SANITIZE:-}" ]; then
+  sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
+  for program in "$programs"/*_test; do
+    if ! on_gpu "$program"; then continue; fi
+    for tool in memcheck racecheck; do
+      run "$tool $(basename "$program")" "$sanitizer" --tool $tool --error-exitcode 9 \
+        "$program" --gtest_filter="${SANITIZE_TESTS:-*OnGpu*}" --gtest_brief=1
+    done
+  done
+fi
+[ -z "$failed" ] || { echo "FAILED:$failed" >&2; exit 1; }
