@@ -65,8 +65,8 @@ function(metala_library)
   target_link_libraries(metala
     PUBLIC fmt::fmt
     PRIVATE $<BUILD_INTERFACE:metala_options> nlohmann_json::nlohmann_json OpenMP::OpenMP_CXX
-            Threads::Threads PkgConfig::openblas PkgConfig::hwy PkgConfig::sentencepiece PkgConfig::yaml
-            PkgConfig::zlib PkgConfig::zstd)
+            Threads::Threads PkgConfig::openblas PkgConfig::hwy PkgConfig::sentencepiece
+            PkgConfig::oniguruma PkgConfig::utf8proc PkgConfig::yaml PkgConfig::zlib PkgConfig::zstd)
   if(METALA_CUDA_FOUND)
     target_compile_definitions(metala PUBLIC METALA_CUDA)
     target_link_libraries(metala PUBLIC CUDA::cudart_static)

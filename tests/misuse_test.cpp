@@ -29,7 +29,7 @@ TEST(Program, HelpListsTheCommandsAndSucceeds) {
   const Outcome o = metala("--help");
   EXPECT_EQ(o.status, 0);
   for (const char* command :
-       {"generate", "train", "convert", "inspect", "verify", "bench", "doctor"}) {
+       {"generate", "train", "convert", "inspect", "tokenize", "verify", "bench", "doctor"}) {
     EXPECT_NE(o.out.find(command), std::string::npos) << command;
   }
 }

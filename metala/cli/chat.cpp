@@ -100,6 +100,7 @@ class Chat {
     load_generation_config(loaded_.folder).apply_to(conversation.options);
     options.asked.apply_to(conversation.options);
     if (!layout) plain_stops_ = plain_stops();
+    conversation.framed = !layout;
     conversation.options.sampling.seed =
         options.seed >= 0 ? static_cast<std::uint64_t>(options.seed) : std::random_device{}();
     sample::check(conversation.options.sampling);

@@ -11,6 +11,7 @@ void add_train(CLI::App&);
 void add_data(CLI::App&);
 void add_convert(CLI::App&);
 void add_inspect(CLI::App&);
+void add_tokenize(CLI::App&);
 void add_verify(CLI::App&);
 void add_doctor(CLI::App&);
 void add_bench(CLI::App&);

@@ -47,7 +47,8 @@ bool companion(const fs::path& file) {
                                                  "added_tokens.json",     "generation_config.json",
                                                  "chat_template.jinja",   "chat_template.json"};
   const std::string name = file.filename().string();
-  return std::find(names.begin(), names.end(), name) != names.end() || name.ends_with(".tiktoken");
+  return std::find(names.begin(), names.end(), name) != names.end() ||
+         name.ends_with(".tiktoken") || name.ends_with(".tiktoken.json");
 }
 
 struct Sequences {

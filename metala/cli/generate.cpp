@@ -16,6 +16,7 @@
 #include "metala/cli/commands.h"
 #include "metala/cli/loaded_model.h"
 #include "metala/cli/sampling_options.h"
+#include "metala/generate/beginning.h"
 #include "metala/generate/conversation.h"
 #include "metala/generate/generation_config.h"
 #include "metala/generate/generator.h"
@@ -126,7 +127,10 @@ class Generation {
                                               const std::vector<std::string>& prompts) {
     const Config& config = loaded.model.config();
     std::vector<std::vector<std::int32_t>> histories;
-    for (const auto& prompt : prompts) histories.push_back(loaded.tokenizer->encode(prompt));
+    const EncodeOptions encoding{.special = true, .continues = !options_.load_state.empty()};
+    for (const auto& prompt : prompts) {
+      histories.push_back(loaded.tokenizer->encode(prompt, encoding));
+    }
     if (!options_.load_state.empty()) {
       State::Metadata metadata;
       state_ = State::load(options_.load_state, config, loaded.fingerprint(), &metadata);
@@ -142,9 +146,11 @@ class Generation {
     } else {
       state_ = State(config, static_cast<std::int64_t>(histories.size()), DType::f32,
                      loaded.model.device());
-      for (auto& ids : histories) {
-        const bool wants_bos = config.add_bos_token || ids.empty();
-        if (wants_bos) ids.insert(ids.begin(), file_.bos_token_id.value_or(config.bos_token_id));
+      begins_.resize(histories.size());
+      for (std::size_t i = 0; i < histories.size(); ++i) {
+        begins_[i] = histories[i].empty();
+        put_beginning(histories[i], loaded.tokenizer->frame().before, config,
+                      file_.bos_token_id.value_or(config.bos_token_id));
       }
     }
     std::vector<std::int32_t> ids;
@@ -177,8 +183,9 @@ class Generation {
     seed_ = generation.sampling.seed;
     const std::size_t count = histories.size();
     for (std::size_t i = 0; i < count; ++i) {
+      const bool begins = i < begins_.size() && begins_[i];
       outputs_.push_back(
-          {TextStream(*loaded.tokenizer, options_.stops), "", ordered_json::array()});
+          {TextStream(*loaded.tokenizer, options_.stops, begins), "", ordered_json::array()});
     }
     const bool streams = count == 1 && !options_.json;
     Generator generator(loaded.model, arena_, state_, std::move(histories), generation);
@@ -269,6 +276,7 @@ class Generation {
   GenerationConfig file_;
   Arena arena_;
   State state_;
+  std::vector<bool> begins_;  // by sequence: what is drawn is the beginning of the text
   std::vector<Output> outputs_;
   std::vector<std::string> finishes_;
   std::vector<std::vector<std::int32_t>> drawn_;

@@ -116,6 +116,7 @@ int run(int argc, char** argv) {
   add_data(app);
   add_convert(app);
   add_inspect(app);
+  add_tokenize(app);
   add_verify(app);
   add_bench(app);
   add_doctor(app);

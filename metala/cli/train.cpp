@@ -81,7 +81,7 @@ void apply_text_defaults(Options& o, const Tokenizer& tokenizer) {
   c.heads = given(o.heads, preset->heads);
   c.glu_width = given(o.glu_width, preset->glu_width);
   c.vocab_size = tokenizer.size();
-  c.bos_token_id = tokenizer.bos();
+  c.bos_token_id = tokenizer.bos() >= 0 ? tokenizer.bos() : tokenizer.eos();
   c.pad_token_id = std::max(tokenizer.pad(), 0);
   c.eos_token_ids = {tokenizer.eos()};
   c.tie_word_embeddings = !o.untied;

@@ -13,7 +13,11 @@ constexpr std::size_t batch_bytes = std::size_t{8} << 20;  // tokenised at a tim
 // Tokenises documents as they come, a few megabytes at a time on all threads.
 class StreamBuilder {
  public:
-  explicit StreamBuilder(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
+  explicit StreamBuilder(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {
+    require(tokenizer.eos() >= 0,
+            "train: the tokenizer names no eos_token, which ends documents; name it in "
+            "tokenizer_config.json");
+  }
 
   void add(Document document) {
     if (!document.labels.empty()) {

@@ -4,14 +4,12 @@
 #include <filesystem>
 
 #include "metala/base/error.h"
-#include "metala/io/file.h"
 #include "metala/io/input_stream.h"
 
 namespace metala {
 namespace {
 
 constexpr std::size_t vocabulary_text = std::size_t{24} << 20;  // plenty for any small vocabulary
-constexpr std::size_t largest_model = std::size_t{256} << 20;
 
 // Every n-th document, so that the sample spans the inputs.
 std::vector<std::string> sample_texts(const std::vector<std::string>& inputs,
@@ -56,8 +54,7 @@ std::unique_ptr<Tokenizer> choose_tokenizer(const TokenizerChoice& choice,
   if (choice.name == "sentencepiece") return learned(choice.vocabulary, inputs, options);
   require(std::filesystem::exists(choice.name),
           "--tokenizer {} is neither bytes, sentencepiece, nor a file or folder", choice.name);
-  if (std::filesystem::is_directory(choice.name)) return open_tokenizer(choice.name);
-  return sentencepiece_tokenizer(read_file(choice.name, largest_model), choice.name);
+  return open_tokenizer(choice.name);
 }
 
 }  // namespace metala

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "metala/base/random.h"
+#include "metala/generate/beginning.h"
 #include "metala/generate/text_stream.h"
 #include "metala/io/json.h"
 
@@ -132,9 +133,12 @@ void Conversation::rewind(const std::string& text) {
 void Conversation::read_up_to(const std::string& text) {
   rewind(text);
   const bool fresh = now_.state.tokens().front() == 0;
-  auto ids = tokenizer_->encode(std::string_view(text).substr(now_.text.size()));
-  if (fresh && (model_->config().add_bos_token || ids.empty())) {
-    ids.insert(ids.begin(), model_->config().bos_token_id);
+  auto ids = tokenizer_->encode(std::string_view(text).substr(now_.text.size()),
+                                {.special = true, .continues = !fresh});
+  if (fresh) {
+    auto before = framed ? tokenizer_->frame().before : std::vector<std::int32_t>();
+    const Config& config = model_->config();
+    put_beginning(ids, std::move(before), config, config.bos_token_id);
   }
   cost_.read = static_cast<std::int64_t>(ids.size());
   if (!ids.empty()) {

@@ -50,6 +50,8 @@ class Conversation {
 
   GenerationOptions options;       // of the next answers; the seed changes from answer to answer
   std::vector<std::string> stops;  // an answer ends before any of these
+  // The layout writes no special tokens: what the tokenizer puts before a text goes before it.
+  bool framed = false;
 
   const std::vector<Message>& messages() const { return messages_; }
   std::int64_t tokens() const;  // that the state has read

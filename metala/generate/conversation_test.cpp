@@ -19,7 +19,8 @@ constexpr std::int32_t letters = 26;
 class Letters : public Tokenizer {
  public:
   std::int64_t size() const override { return letters; }
-  std::vector<std::int32_t> encode(std::string_view text) const override {
+  using Tokenizer::encode;
+  std::vector<std::int32_t> encode(std::string_view text, EncodeOptions) const override {
     std::vector<std::int32_t> ids;
     for (const char c : text) {
       const bool letter = c >= 'a' && c <= 'z';

@@ -16,6 +16,21 @@ std::size_t overlap(const std::string& text, const std::string& stop) {
 
 }  // namespace
 
+std::string TextStream::push(std::int32_t id) {
+  const std::string text =
+      utf8_.push(begins_ ? tokenizer_->first_bytes(id) : tokenizer_->bytes(id));
+  begins_ = begins_ && !tokenizer_->begins_text(id);
+  return release(tokenizer_->cleans_up_spaces() ? clean_up_.push(text) : text, false);
+}
+
+std::string TextStream::flush() {
+  const std::string text = utf8_.flush();
+  if (!tokenizer_->cleans_up_spaces()) return release(text, true);
+  std::string last = clean_up_.push(text);
+  last += clean_up_.flush();
+  return release(last, true);
+}
+
 std::string TextStream::release(const std::string& text, bool all) {
   if (stopped_) return {};
   held_ += text;

@@ -8,6 +8,12 @@
 namespace metala {
 
 nlohmann::json parse_json(const std::string& text, const std::string& source) {
+  return parse_json(text, source,
+                    [](int, nlohmann::json::parse_event_t, nlohmann::json&) { return true; });
+}
+
+nlohmann::json parse_json(const std::string& text, const std::string& source,
+                          const nlohmann::json::parser_callback_t& keep) {
   constexpr int deepest = 64;
   std::vector<std::set<std::string>> keys;
   using Event = nlohmann::json::parse_event_t;
@@ -19,7 +25,7 @@ nlohmann::json parse_json(const std::string& text, const std::string& source) {
       const auto& key = value.get_ref<const std::string&>();
       require(keys.back().insert(key).second, "{}: \"{}\" is given twice", source, key);
     }
-    return true;
+    return keep(depth, event, value);
   };
   try {
     return nlohmann::json::parse(text, watch);

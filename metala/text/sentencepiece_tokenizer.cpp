@@ -2,10 +2,14 @@
 #include <sentencepiece_trainer.h>
 
 #include <array>
+#include <map>
 
 #include "metala/base/error.h"
-#include "metala/io/file.h"
+#include "metala/io/printable.h"
+#include "metala/text/added_tokens.h"
+#include "metala/text/clean_up.h"
 #include "metala/text/tokenizer.h"
+#include "metala/text/tokenizer_config.h"
 #include "metala/text/utf8.h"
 
 namespace metala {
@@ -21,32 +25,49 @@ std::string unescaped(std::string piece) {
   return piece;
 }
 
+void load(sentencepiece::SentencePieceProcessor& processor, const std::string& serialized,
+          const std::string& source) {
+  const auto status = processor.LoadFromSerializedProto(serialized);
+  require(status.ok() && processor.GetPieceSize() > 0,
+          "{}: is not a SentencePiece model, or is damaged", source);
+}
+
+// The same model with normalizer_spec.add_dummy_prefix false: what is appended to a protocol
+// buffer overrides what stands in it.
+std::string without_dummy_prefix(const std::string& serialized) {
+  return serialized + std::string("\x1a\x02\x18\x00", 4);
+}
+
 class SentencePieceTokenizer : public Tokenizer {
  public:
-  SentencePieceTokenizer(const std::string& serialized, const std::string& source)
-      : serialized_(serialized) {
-    const auto status = processor_.LoadFromSerializedProto(serialized);
-    require(status.ok() && processor_.GetPieceSize() > 0,
-            "{}: is not a SentencePiece model, or is damaged", source);
+  SentencePieceTokenizer(const std::string& serialized, const std::string& source,
+                         const TokenizerConfig& config)
+      : files_(config.files), cleans_up_(config.clean_up_tokenization_spaces) {
+    files_.emplace_back("tokenizer.model", serialized);
+    load(processor_, serialized, source);
+    load(continuing_, without_dummy_prefix(serialized), source);
     for (int id = 0; id < processor_.GetPieceSize(); ++id) {
       bytes_.push_back(bytes_of_piece(id));
+      if (processor_.IsControl(id)) added_.add(processor_.IdToPiece(id), control_token(id), source);
       if (!processor_.IsByte(id)) continue;
       byte_ids_[static_cast<unsigned char>(bytes_.back()[0])] = id;
       ++byte_pieces_;
     }
+    for (const auto& token : config.added) add_beside(token, source);
+    puts_space_first_ = puts_space_first();
+    strips_all_spaces_ = strips_all_spaces();
+    read_roles(config);
   }
 
-  std::vector<std::int32_t> encode(std::string_view text) const override {
+  using Tokenizer::encode;
+  std::vector<std::int32_t> encode(std::string_view text, EncodeOptions options) const override {
     std::vector<std::int32_t> ids;
-    while (!text.empty()) {
-      const std::size_t valid = valid_utf8_prefix(text);
-      encode_valid(text.substr(0, valid), ids);
-      text.remove_prefix(valid);
-      if (text.empty()) break;
-      ids.push_back(byte_pieces_ == 256 ? byte_ids_[static_cast<unsigned char>(text[0])]
-                                        : processor_.unk_id());
-      text.remove_prefix(1);
-    }
+    added_.split(
+        text, options.special,
+        [&](std::string_view part, std::size_t at) {
+          encode_part(part, options.continues && at == 0, ids);
+        },
+        [&](const AddedToken& token) { ids.push_back(token.id); });
     return ids;
   }
 
@@ -55,26 +76,46 @@ class SentencePieceTokenizer : public Tokenizer {
     return bytes_[static_cast<std::size_t>(id)];
   }
 
+  std::string_view first_bytes(std::int32_t id) const override {
+    std::string_view added = bytes(id);
+    const bool marked = puts_space_first_ && added.starts_with(' ') &&
+                        id < processor_.GetPieceSize() && !processor_.IsUnknown(id) &&
+                        !processor_.IsByte(id);
+    if (marked) added.remove_prefix(1);
+    return added;
+  }
+
+  bool begins_text(std::int32_t id) const override {
+    return !(strips_all_spaces_ ? first_bytes(id) : bytes(id)).empty();
+  }
+
+  std::string text(std::span<const std::int32_t> ids) const override {
+    std::string shown = replace_each_invalid_byte(decode(ids));
+    return cleans_up_ ? clean_up_spaces(std::move(shown)) : shown;
+  }
+
   std::string piece(std::int32_t id) const override {
-    return id < 0 || id >= size() ? "<none>" : processor_.IdToPiece(id);
+    if (id >= 0 && id < processor_.GetPieceSize()) return processor_.IdToPiece(id);
+    const auto beside = names_beside_.find(id);
+    return beside == names_beside_.end() ? "<none>" : beside->second;
   }
 
   std::int64_t size() const override { return static_cast<std::int64_t>(bytes_.size()); }
-  std::int32_t bos() const override { return processor_.bos_id(); }
-  std::int32_t eos() const override { return processor_.eos_id(); }
-  std::int32_t pad() const override { return processor_.pad_id(); }
+  std::int32_t bos() const override { return bos_; }
+  std::int32_t eos() const override { return eos_; }
+  std::int32_t pad() const override { return pad_; }
+  Frame frame() const override { return frame_; }
+  bool cleans_up_spaces() const override { return cleans_up_; }
   std::string description() const override {
     return fmt::format("SentencePiece, {} pieces", size());
   }
 
-  void save(const std::string& folder) const override {
-    write_file_atomically(folder + "/tokenizer.model", serialized_);
-  }
+  void save(const std::string& folder) const override { save_files(folder, files_); }
 
  private:
   std::string bytes_of_piece(int id) const {
     if (processor_.IsControl(id) || processor_.IsUnused(id)) return {};
-    if (processor_.IsUnknown(id)) return "\xEF\xBF\xBD";
+    if (processor_.IsUnknown(id)) return processor_.DecodeIds({id});
     const std::string& piece = processor_.IdToPiece(id);
     if (processor_.IsByte(id)) {  // <0xXX>
       return std::string(1, static_cast<char>(std::stoi(piece.substr(3, 2), nullptr, 16)));
@@ -82,18 +123,96 @@ class SentencePieceTokenizer : public Tokenizer {
     return unescaped(piece);
   }
 
-  void encode_valid(std::string_view text, std::vector<std::int32_t>& ids) const {
+  AddedToken control_token(int id) const {
+    AddedToken token;
+    token.content = processor_.IdToPiece(id);
+    token.id = id;
+    token.special = true;
+    return token;
+  }
+
+  // A token of tokenizer_config.json: one of the model's by its name, or the next after them.
+  void add_beside(const AddedToken& token, const std::string& source) {
+    if (token.id < processor_.GetPieceSize()) {
+      require(processor_.IdToPiece(token.id) == token.content,
+              "{}: added_tokens_decoder calls {} \"{}\", the model \"{}\"", source, token.id,
+              printable(token.content), printable(processor_.IdToPiece(token.id)));
+    } else {
+      require(token.id == size(), "{}: added_tokens_decoder has id {}; wanted {}, the next", source,
+              token.id, size());
+      bytes_.push_back(token.special ? "" : token.content);
+      names_beside_[token.id] = token.content;
+    }
+    added_.add(token.content, token, source);
+  }
+
+  bool puts_space_first() const {
+    std::vector<int> here, there;
+    const bool known = processor_.Encode("a", &here).ok() && continuing_.Encode("a", &there).ok();
+    return known && here != there;
+  }
+
+  // With remove_extra_whitespaces the text begins with the first piece that is more than a space.
+  bool strips_all_spaces() const {
+    const int space = processor_.PieceToId(std::string(escaped_space));
+    return !processor_.IsUnknown(space) && processor_.DecodeIds({space, space}).empty();
+  }
+
+  void read_roles(const TokenizerConfig& config) {
+    const auto named = [&](const char* role, std::int32_t otherwise) {
+      const auto name = config.named.find(role);
+      if (name == config.named.end()) return otherwise;
+      for (const auto& [id, content] : names_beside_) {
+        if (content == name->second) return id;
+      }
+      const std::int32_t id = processor_.PieceToId(name->second);
+      const bool found = id >= 0 && processor_.IdToPiece(id) == name->second;
+      require(found, "{}: {} is \"{}\", which the model does not have", config.path, role,
+              printable(name->second));
+      return id;
+    };
+    bos_ = named("bos_token", processor_.bos_id());
+    eos_ = named("eos_token", processor_.eos_id());
+    pad_ = named("pad_token", processor_.pad_id());
+    if (config.add_bos_token.value_or(config.is_llama()) && bos_ >= 0) frame_.before = {bos_};
+    if (config.add_eos_token.value_or(false) && eos_ >= 0) frame_.after = {eos_};
+  }
+
+  // A byte that is no text becomes the piece of that byte.
+  void encode_part(std::string_view part, bool continues, std::vector<std::int32_t>& ids) const {
+    while (!part.empty()) {
+      const std::size_t valid = valid_utf8_prefix(part);
+      if (valid > 0) encode_valid(part.substr(0, valid), continues, ids);
+      part.remove_prefix(valid);
+      if (part.empty()) break;
+      ids.push_back(byte_pieces_ == 256 ? byte_ids_[static_cast<unsigned char>(part[0])]
+                                        : processor_.unk_id());
+      part.remove_prefix(1);
+      continues = true;
+    }
+  }
+
+  void encode_valid(std::string_view text, bool continues, std::vector<std::int32_t>& ids) const {
     std::vector<int> part;
-    const auto status = processor_.Encode({text.data(), text.size()}, &part);
+    const auto& processor = continues ? continuing_ : processor_;
+    const auto status = processor.Encode({text.data(), text.size()}, &part);
     require(status.ok(), "tokenizer: {}", status.ToString());
     ids.insert(ids.end(), part.begin(), part.end());
   }
 
-  std::string serialized_;
+  std::vector<std::pair<std::string, std::string>> files_;
   sentencepiece::SentencePieceProcessor processor_;
+  sentencepiece::SentencePieceProcessor continuing_;  // puts no space in front
+  bool puts_space_first_ = false;
+  bool strips_all_spaces_ = false;
+  bool cleans_up_ = false;
   std::vector<std::string> bytes_;
   std::array<std::int32_t, 256> byte_ids_{};
   int byte_pieces_ = 0;
+  AddedTokenFinder added_;
+  std::map<std::int32_t, std::string> names_beside_;  // of tokens beyond the model's
+  std::int32_t bos_ = -1, eos_ = -1, pad_ = -1;
+  Frame frame_;
 };
 
 // Feeds lines of the caller's texts to the trainer, which keeps no line breaks.
@@ -136,7 +255,13 @@ class Lines : public sentencepiece::SentenceIterator {
 
 std::unique_ptr<Tokenizer> sentencepiece_tokenizer(const std::string& serialized,
                                                    const std::string& source) {
-  return std::make_unique<SentencePieceTokenizer>(serialized, source);
+  return sentencepiece_tokenizer(serialized, source, {});
+}
+
+std::unique_ptr<Tokenizer> sentencepiece_tokenizer(const std::string& serialized,
+                                                   const std::string& source,
+                                                   const TokenizerConfig& config) {
+  return std::make_unique<SentencePieceTokenizer>(serialized, source, config);
 }
 
 std::string train_sentencepiece(const std::function<bool(std::string&)>& next,

@@ -1,11 +1,17 @@
 #include "metala/text/tokenizer.h"
 
+#include <algorithm>
 #include <filesystem>
+#include <optional>
 
 #include "metala/base/error.h"
 #include "metala/base/threads.h"
 #include "metala/io/file.h"
-#include "metala/io/json.h"
+#include "metala/text/clean_up.h"
+#include "metala/text/tiktoken.h"
+#include "metala/text/tokenizer_config.h"
+#include "metala/text/tokenizer_json.h"
+#include "metala/text/utf8.h"
 
 namespace metala {
 namespace {
@@ -18,7 +24,8 @@ constexpr std::size_t largest_vocabulary = std::size_t{256} << 20;
 
 class ByteTokenizer : public Tokenizer {
  public:
-  std::vector<std::int32_t> encode(std::string_view text) const override {
+  using Tokenizer::encode;
+  std::vector<std::int32_t> encode(std::string_view text, EncodeOptions) const override {
     std::vector<std::int32_t> ids;
     ids.reserve(text.size());
     for (const char c : text) ids.push_back(first_byte + static_cast<unsigned char>(c));
@@ -64,8 +71,17 @@ class ByteTokenizer : public Tokenizer {
 
 std::string Tokenizer::decode(std::span<const std::int32_t> ids) const {
   std::string text;
-  for (const auto id : ids) text += bytes(id);
+  bool begun = false;
+  for (const auto id : ids) {
+    text += begun ? bytes(id) : first_bytes(id);
+    begun = begun || begins_text(id);
+  }
   return text;
+}
+
+std::string Tokenizer::text(std::span<const std::int32_t> ids) const {
+  std::string shown = replace_invalid_utf8(decode(ids));
+  return cleans_up_spaces() ? clean_up_spaces(std::move(shown)) : shown;
 }
 
 std::vector<std::vector<std::int32_t>> Tokenizer::encode_all(
@@ -88,22 +104,57 @@ std::unique_ptr<Tokenizer> byte_tokenizer() {
   return std::make_unique<ByteTokenizer>();
 }
 
-std::unique_ptr<Tokenizer> open_tokenizer(const std::string& folder) {
-  const std::string model = folder + "/tokenizer.model";
-  if (fs::exists(model)) {
-    return sentencepiece_tokenizer(read_file(model, largest_vocabulary), model);
+namespace {
+
+std::unique_ptr<Tokenizer> open_tiktoken(const std::string& path, const TokenizerConfig& config) {
+  const std::string beside = path + ".json";
+  std::optional<std::string> description;
+  if (fs::exists(beside)) description = read_file(beside, largest_config);
+  return tiktoken_tokenizer(read_file(path, largest_vocabulary), description, config, path);
+}
+
+std::unique_ptr<Tokenizer> open_file(const std::string& path, const TokenizerConfig& config) {
+  if (path.ends_with(".tiktoken")) return open_tiktoken(path, config);
+  const std::string content = read_file(path, largest_vocabulary);
+  if (path.ends_with(".json")) return tokenizer_json(content, config, path);
+  return sentencepiece_tokenizer(content, path, config);
+}
+
+// The one file of the folder that ends in .tiktoken; empty: none.
+std::string tiktoken_file(const std::string& folder) {
+  std::string found;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const std::string path = entry.path().string();
+    if (!path.ends_with(".tiktoken")) continue;
+    require(found.empty(), "{}: {} and {} are both there; name one of them", folder,
+            fs::path(std::min(found, path)).filename().string(),
+            fs::path(std::max(found, path)).filename().string());
+    found = path;
   }
-  const std::string config = folder + "/tokenizer_config.json";
-  if (fs::exists(config)) {
-    const auto json = parse_json(read_file(config, largest_config), config);
-    if (json.is_object() && json.value("tokenizer_class", nlohmann::json()) == byte_class) {
-      return byte_tokenizer();
-    }
+  return found;
+}
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> open_tokenizer(const std::string& path) {
+  if (fs::is_regular_file(path)) {
+    const fs::path folder = fs::path(path).parent_path();
+    return open_file(path, read_tokenizer_config(folder.empty() ? "." : folder.string()));
   }
+  const TokenizerConfig config = read_tokenizer_config(path);
+  for (const char* name : {"tokenizer.json", "tokenizer.model"}) {
+    const std::string file = path + "/" + name;
+    if (fs::exists(file)) return open_file(file, config);
+  }
+  if (fs::is_directory(path)) {
+    const std::string ranks = tiktoken_file(path);
+    if (!ranks.empty()) return open_file(ranks, config);
+  }
+  if (config.tokenizer_class == byte_class) return byte_tokenizer();
   fail(
-      "{}: has no tokenizer that metala reads; supported: tokenizer.model (SentencePiece), "
-      "tokenizer_config.json with tokenizer_class {} (bytes)",
-      folder, byte_class);
+      "{}: has no tokenizer that metala reads; there are tokenizer.json, tokenizer.model "
+      "(SentencePiece), NAME.tiktoken, and tokenizer_config.json with tokenizer_class {} (bytes)",
+      path, byte_class);
 }
 
 }  // namespace metala

@@ -1,5 +1,7 @@
 #include "metala/text/utf8.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 namespace metala {
@@ -81,6 +83,32 @@ std::string replace_invalid_utf8(std::string_view text) {
   Utf8Stream stream;
   std::string out = stream.push(text);
   return out + stream.flush();
+}
+
+namespace {
+
+template <class Spell>
+std::string with_invalid_bytes(std::string_view text, Spell spell) {
+  std::string out;
+  while (!text.empty()) {
+    const std::size_t valid = valid_utf8_prefix(text);
+    out += text.substr(0, valid);
+    text.remove_prefix(valid);
+    if (text.empty()) break;
+    out += spell(static_cast<unsigned char>(text[0]));
+    text.remove_prefix(1);
+  }
+  return out;
+}
+
+}  // namespace
+
+std::string replace_each_invalid_byte(std::string_view text) {
+  return with_invalid_bytes(text, [](unsigned char) { return replacement; });
+}
+
+std::string spell_invalid_utf8(std::string_view text) {
+  return with_invalid_bytes(text, [](unsigned char b) { return fmt::format("<0x{:02X}>", b); });
 }
 
 std::string Utf8Stream::push(std::string_view bytes) {

@@ -18,6 +18,12 @@ bool starts_unfinished_character(std::string_view text);
 // Every maximal invalid part replaced by U+FFFD (Unicode's recommended practice).
 std::string replace_invalid_utf8(std::string_view text);
 
+// Every byte of an invalid part replaced by U+FFFD, as SentencePiece does.
+std::string replace_each_invalid_byte(std::string_view text);
+
+// Every invalid byte spelled <0xXX>: bytes of a token to show.
+std::string spell_invalid_utf8(std::string_view text);
+
 // Takes bytes in any pieces and gives back text that never ends within a character; invalid bytes
 // come out as U+FFFD. What is held back is at most 3 bytes.
 class Utf8Stream {
