@@ -35,6 +35,7 @@ struct Options {
   std::string file;
   bool decode = false;
   bool ids_only = false;
+  bool lines = false;
   bool as_text = false;
   bool frame = false;
   bool json = false;
@@ -175,9 +176,26 @@ std::string resolved(const std::string& named) {
   return newest ? newest->folder : named;
 }
 
+// The ids of each line on a line.
+void encode_lines(const Options& options, const Tokenizer& tokenizer) {
+  const std::string all = input(options);
+  for (std::size_t at = 0; at < all.size();) {
+    const std::size_t end = std::min(all.find('\n', at), all.size());
+    const auto line = std::string_view(all).substr(at, end - at);
+    const Ids ids = tokenizer.encode(line, {.special = !options.as_text});
+    at = end + 1;
+    if (options.json) {
+      fmt::print("{}\n", Json(ids).dump());
+    } else {
+      fmt::print("{}\n", fmt::join(ids, " "));
+    }
+  }
+}
+
 void run(const Options& options) {
   const auto tokenizer = open_tokenizer(resolved(options.tokenizer));
   if (options.decode) return decode(options, *tokenizer);
+  if (options.lines) return encode_lines(options, *tokenizer);
   const Encoded e = encoded(options, *tokenizer);
   if (options.json) {
     report_json(options, *tokenizer, e);
@@ -200,6 +218,7 @@ void add_tokenize(CLI::App& app) {
   command->add_option("--file", o.file, "Read the text, or the ids, from a file")->excludes(words);
   auto* decode = command->add_flag("--decode", o.decode, "From ids to text");
   command->add_flag("--ids", o.ids_only, "Ids only, without their pieces");
+  command->add_flag("--lines", o.lines, "Each line is a text: its ids on a line")->excludes(decode);
   command->add_flag("--as-text", o.as_text, "Names of special tokens are text like any other")
       ->excludes(decode);
   command->add_flag("--frame", o.frame, "Add what the tokenizer puts around a text, such as <s>")

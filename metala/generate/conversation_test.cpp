@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "metala/generate/beginning.h"
 #include "metala/harness/temporary_folder.h"
 #include "metala/harness/test_models.h"
 
@@ -96,6 +97,56 @@ TEST_F(ConversationTest, ATurnReadsOnlyWhatIsNew) {
   c.answer("b", silent_);
   EXPECT_EQ(first, 32);
   EXPECT_EQ(c.cost().read, 3);
+}
+
+// Letters that remember how they were asked, and stand behind a `b` as whole texts.
+class RememberingLetters : public Letters {
+ public:
+  using Tokenizer::encode;
+  std::vector<std::int32_t> encode(std::string_view text, EncodeOptions options) const override {
+    asked.push_back(options);
+    return Letters::encode(text, options);
+  }
+  Frame frame() const override { return {{1}, {}}; }
+
+  mutable std::vector<EncodeOptions> asked;
+};
+
+TEST_F(ConversationTest, LayoutsAreReadWithTheirSpecialTokensAndAsOneText) {
+  const RememberingLetters remembering;
+  Conversation c(model_, remembering, mark, [](const std::vector<Message>& messages) {
+    std::string text;
+    for (const auto& m : messages) text += m.text;
+    return text;
+  });
+  c.options.max_tokens = 3;
+  c.framed = true;
+  c.answer("one", silent_);
+  EXPECT_EQ(c.cost().read, 4);  // the frame's b and three letters
+  c.answer("two", silent_);
+  EXPECT_EQ(c.cost().read, 3);
+  ASSERT_EQ(remembering.asked.size(), 2u);
+  EXPECT_TRUE(remembering.asked[0].special && remembering.asked[1].special);
+  EXPECT_FALSE(remembering.asked[0].continues);
+  EXPECT_TRUE(remembering.asked[1].continues);
+}
+
+TEST(Beginning, StandsInFrontOnceAndTheTokenizersGoesBeforeTheConfigurations) {
+  Config config;
+  const auto begun = [&](std::vector<std::int32_t> ids, std::vector<std::int32_t> before) {
+    put_beginning(ids, std::move(before), config, 7);
+    return ids;
+  };
+  using Ids = std::vector<std::int32_t>;
+  config.add_bos_token = false;
+  EXPECT_EQ(begun({5}, {}), (Ids{5}));
+  EXPECT_EQ(begun({}, {}), (Ids{7}));
+  EXPECT_EQ(begun({5}, {1, 2}), (Ids{1, 2, 5}));
+  EXPECT_EQ(begun({1, 2, 5}, {1, 2}), (Ids{1, 2, 5}));
+  config.add_bos_token = true;
+  EXPECT_EQ(begun({5}, {}), (Ids{7, 5}));
+  EXPECT_EQ(begun({7, 5}, {}), (Ids{7, 5}));
+  EXPECT_EQ(begun({5}, {1}), (Ids{1, 5}));
 }
 
 TEST_F(ConversationTest, UndoLeavesNoTrace) {

@@ -50,7 +50,7 @@ class ChatTemplate {
 // The template of a model folder, nothing when it has none: chat_template.jinja, or else
 // chat_template in tokenizer_config.json, which is a text or a list of {name, template} with
 // "default" and perhaps "tool_use" (also additional_chat_templates/tool_use.jinja). Special tokens
-// come from tokenizer_config.json. Throws Error naming the file and field that is wrong.
+// come from tokenizer_config.json and special_tokens_map.json. Throws Error naming the file and field that is wrong.
 std::optional<ChatTemplate> load_chat_template(const std::string& folder);
 
 }  // namespace metala

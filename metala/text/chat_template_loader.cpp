@@ -6,6 +6,7 @@
 #include "metala/io/file.h"
 #include "metala/io/json.h"
 #include "metala/text/chat_template.h"
+#include "metala/text/tokenizer_config.h"
 
 namespace metala {
 namespace {
@@ -17,22 +18,9 @@ bool exists(const std::string& path) {
   return std::filesystem::is_regular_file(path);
 }
 
-// A special token: its text, or an object that says more about it.
-std::string token_text(const nlohmann::json& token, const std::string& field) {
-  if (token.is_string()) return token.get<std::string>();
-  const bool described =
-      token.is_object() && token.contains("content") && token["content"].is_string();
-  require(described, "{} is neither a text nor an object with a text \"content\"", field);
-  return token["content"].get<std::string>();
-}
-
-nlohmann::ordered_json special_tokens(const nlohmann::json& config, const std::string& path) {
+nlohmann::ordered_json special_tokens(const std::string& folder) {
   auto tokens = nlohmann::ordered_json::object();
-  for (const char* name : {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token",
-                           "cls_token", "mask_token"}) {
-    if (!config.contains(name) || config[name].is_null()) continue;
-    tokens[name] = token_text(config[name], fmt::format("{}: {}", path, name));
-  }
+  for (const auto& [name, text] : read_tokenizer_config(folder).named) tokens[name] = text;
   return tokens;
 }
 
@@ -87,7 +75,7 @@ std::optional<ChatTemplate> load_chat_template(const std::string& folder) {
   if (sources.empty()) return std::nullopt;
   const std::string in_config = config_path + ": chat_template";
   ChatTemplate found(sources["default"], from_files ? main_path : in_config,
-                     special_tokens(config, config_path));
+                     special_tokens(folder));
   if (const auto tools = sources.find("tool_use"); tools != sources.end()) {
     found.add_tool_use(tools->second, from_files ? tool_use_path : in_config + " tool_use");
   }
