@@ -37,6 +37,15 @@ TEST(Tokenize, ArgumentFileAndStandardInputAreTheSame) {
   EXPECT_EQ(file["round_trip"], true);
 }
 
+TEST(Tokenize, LinesAreTextsOfTheirOwn) {
+  const Folder folder;
+  spill(folder / "lines", "Hi\n\nHo");
+  EXPECT_EQ(metala("tokenize --lines " + vocabulary + " --file " + folder / "lines").out,
+            "72 105\n\n72 111\n");
+  EXPECT_EQ(metala("tokenize --lines --json " + vocabulary + " --file " + folder / "lines").out,
+            "[72,105]\n[]\n[72,111]\n");
+}
+
 TEST(Tokenize, IdsGiveTheTextBack) {
   const Outcome ids = metala("tokenize --ids " + vocabulary + " 'Some text, café'");
   const Folder folder;
