@@ -35,7 +35,7 @@ std::vector<std::int32_t> random_ids(std::int64_t count, const Config& config) {
 
 // Random weights, stored as generation would find them in a file of that type.
 Parameters random_parameters(const Config& config, DType weights, Device device = {}) {
-  const Parameters p = Parameters::initialized(config, Initialization::normal, 1);
+  const Parameters p = Parameters::initialized(config, initialization_named("normal"), 1);
   std::map<std::string, Tensor> stored;
   if (device.is_cuda()) return p.on(device, weights);
   for (const auto& spec : expected_tensors(config)) {

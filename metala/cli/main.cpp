@@ -10,26 +10,11 @@
 #include <vector>
 
 #include "metala/base/error.h"
+#include "metala/base/nearest_word.h"
 #include "metala/cli/commands.h"
 
 namespace metala::cli {
 namespace {
-
-// Insertions, deletions and substitutions between two words.
-std::size_t edit_distance(const std::string& a, const std::string& b) {
-  std::vector<std::size_t> row(b.size() + 1);
-  for (std::size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (std::size_t i = 1; i <= a.size(); ++i) {
-    std::size_t diagonal = row[0];
-    row[0] = i;
-    for (std::size_t j = 1; j <= b.size(); ++j) {
-      const std::size_t substitute = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({substitute, row[j] + 1, row[j - 1] + 1});
-    }
-  }
-  return row[b.size()];
-}
 
 // The command that was being parsed: the innermost subcommand given, or the program.
 const CLI::App* parsed_command(const CLI::App& app) {
@@ -48,25 +33,15 @@ bool has_commands(const CLI::App& app) {
 }
 
 std::string nearest(const CLI::App& app, const std::string& word) {
-  std::string best;
-  std::size_t best_distance = word.size() / 2 + 1;
-  const auto consider = [&](const std::string& candidate) {
-    const auto distance = edit_distance(word, candidate);
-    if (distance < best_distance) {
-      best = candidate;
-      best_distance = distance;
-    }
-  };
+  std::vector<std::string> names;
   const CLI::App* command = parsed_command(app);
   for (const auto* option : command->get_options()) {
-    for (const auto& name : option->get_lnames()) consider("--" + name);
+    for (const auto& name : option->get_lnames()) names.push_back("--" + name);
   }
-  if (has_commands(*command)) {
-    for (const auto* sub : command->get_subcommands([](const CLI::App*) { return true; })) {
-      consider(sub->get_name());
-    }
+  for (const auto* sub : command->get_subcommands([](const CLI::App*) { return true; })) {
+    names.push_back(sub->get_name());
   }
-  return best;
+  return nearest_word(word, names);
 }
 
 int misuse(const CLI::App& app, const std::string& problem) {

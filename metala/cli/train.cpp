@@ -10,18 +10,17 @@
 #include <string>
 
 #include "metala/base/threads.h"
-#include "metala/cli/checks.h"
 #include "metala/cli/commands.h"
 #include "metala/cli/interrupt.h"
-#include "metala/cli/ranks.h"
-#include "metala/cli/train_data.h"
+#include "metala/cli/train_config.h"
+#include "metala/cli/train_options.h"
 #include "metala/distributed/agreement.h"
 #include "metala/generate/generator.h"
 #include "metala/generate/text_stream.h"
 #include "metala/io/json.h"
 #include "metala/model/checkpoint.h"
 #include "metala/train/metrics.h"
-#include "metala/train/mqar_task.h"
+#include "metala/train/packed_data.h"
 #include "metala/train/plot.h"
 #include "metala/train/progress.h"
 #include "metala/train/run_folder.h"
@@ -32,101 +31,14 @@ namespace {
 
 namespace fs = std::filesystem;
 
-struct Options {
-  std::string task = "text";
-  std::string output;
-  std::string preset = "tiny";
-  std::string init_from;
-  bool resume = false;
-  TextDataOptions data;
-  MqarOptions mqar;
-  Config config;
-  std::int64_t width = 0, layers = 0, heads = 0, glu_width = 0;  // 0: the preset's
-  bool untied = false;
-  std::string initialization;
-  TrainerOptions trainer;
-  std::int64_t steps = 0;
-  double learning_rate = 0, low_rate = -1, warmup = -1;
-  std::string schedule = "cosine";
-  std::int64_t keep = 2;
-  std::int64_t sample_every = 0;
-  std::string sample_prompt;
-  std::uint64_t seed = 0;
-  std::string device = "cpu";
-  std::string dtype;
-  RankOptions ranks;
-};
-
-struct Preset {
-  const char* name;
-  std::int64_t width, layers, heads, glu_width;
-};
-
-// Key width 32 or 64 a head, value width twice that, as in the released models.
-constexpr Preset presets[] = {{"nano", 128, 2, 2, 256},
-                              {"tiny", 256, 4, 4, 704},
-                              {"small", 384, 6, 6, 1024},
-                              {"medium", 512, 8, 8, 1408},
-                              {"360m", 1024, 24, 8, 2816}};
-
-void apply_text_defaults(Options& o, const Tokenizer& tokenizer) {
-  const auto* preset = std::find_if(std::begin(presets), std::end(presets),
-                                    [&](const Preset& p) { return o.preset == p.name; });
-  Config& c = o.config;
-  const auto given = [](std::int64_t option, std::int64_t otherwise) {
-    return option > 0 ? option : otherwise;
-  };
-  c.width = given(o.width, preset->width);
-  c.layers = given(o.layers, preset->layers);
-  c.heads = given(o.heads, preset->heads);
-  c.glu_width = given(o.glu_width, preset->glu_width);
-  c.vocab_size = tokenizer.size();
-  c.bos_token_id = tokenizer.bos() >= 0 ? tokenizer.bos() : tokenizer.eos();
-  c.pad_token_id = std::max(tokenizer.pad(), 0);
-  c.eos_token_ids = {tokenizer.eos()};
-  c.tie_word_embeddings = !o.untied;
-  c.query_width = c.width / 2;
-  if (o.initialization.empty()) o.initialization = "small";
-  if (o.steps == 0) o.steps = 1000;
-  if (o.learning_rate == 0) o.learning_rate = 1e-3;
-  if (o.low_rate < 0) o.low_rate = o.learning_rate / 10;
-  if (o.warmup < 0) o.warmup = std::min(100.0, static_cast<double>(o.steps) / 20);
-}
-
-// Zoology's model for recall (docs/training.md).
-void apply_mqar_defaults(Options& o) {
-  Config& c = o.config;
-  const auto given = [](std::int64_t option, std::int64_t otherwise) {
-    return option > 0 ? option : otherwise;
-  };
-  c.width = given(o.width, 64);
-  c.layers = given(o.layers, 2);
-  c.heads = given(o.heads, 2);
-  c.glu_width = c.width;
-  c.vocab_size = o.mqar.vocabulary;
-  c.query_width = c.width;
-  c.short_conv_width = 2;
-  c.norm = NormType::layernorm;
-  c.channel_mixer = ChannelMixer::identity;
-  c.tie_word_embeddings = !o.untied;
-  c.embedding_dropout = 0.1;
-  if (o.initialization.empty()) o.initialization = "scaled";
-  if (o.steps == 0) o.steps = 1500;
-  if (o.learning_rate == 0) o.learning_rate = 5e-3;
-  if (o.low_rate < 0) o.low_rate = 0;
-  if (o.warmup < 0) o.warmup = 50;
-  o.trainer.adamw.beta2 = 0.999;
-  o.trainer.decay_all = true;
-  if (o.trainer.stop_at_accuracy > 1) o.trainer.stop_at_accuracy = 0.99;
-}
-
 class Run {
  public:
-  Run(Options& options, Communicator& ranks, Device device) : o_(options), ranks_(ranks) {
+  Run(TrainCommand& options, Communicator& ranks, Device device) : o_(options), ranks_(ranks) {
     o_.trainer.device = device;
   }
 
   void run() {
+    if (o_.configured) together(ranks_, [&] { settle_configuration(); });
     // Rank 0 makes the folder and holds its lock; then the others must see it.
     together(ranks_, [&] {
       if (speaks()) prepare_folder();
@@ -141,6 +53,18 @@ class Run {
  private:
   // Whether this rank writes what the run writes once.
   bool speaks() const { return ranks_.rank() == 0; }
+
+  // Groups of ranks with micro batches of their own; the trainer checks that they come out even.
+  std::int64_t groups() const {
+    return std::max<std::int64_t>(1, ranks_.size() / o_.trainer.context_ranks);
+  }
+
+  void settle_configuration() {
+    settle(*o_.run, groups());
+    const bool same_folder = o_.run->load == o_.run->save;
+    o_.resume = o_.resume || (same_folder && newest_checkpoint(o_.output).has_value());
+    if (o_.resume) o_.init_from.clear();
+  }
 
   void prepare_folder() {
     if (o_.output.empty()) throw UsageError("give the run a folder: --output DIR");
@@ -176,6 +100,10 @@ class Run {
       task_ = std::make_unique<MqarTask>(o_.mqar);
       return;
     }
+    if (o_.run) {
+      make_packed_task();
+      return;
+    }
     if (o_.data.inputs.empty()) {
       throw UsageError("no text to learn from: name files or folders, or --task mqar");
     }
@@ -183,6 +111,36 @@ class Run {
     apply_text_defaults(o_, *tokenizer_);
     o_.data.task.seed = o_.seed;
     task_ = text_task(o_.data, *tokenizer_);
+  }
+
+  void make_packed_task() {
+    RunConfig& c = *o_.run;
+    if (!o_.configured) {
+      c.train_batch_size =
+          c.train_micro_batch_size_per_gpu * c.gradient_accumulation_steps * groups();
+    }
+    PackedData data = open_packed_data(c);
+    task_ = data.training_task(c, groups());
+    if (data.test.size() > 0) test_task_ = data.test_task(c, groups());
+    training_tokens_ = data.training.tokens();
+    if (speaks()) {
+      fmt::print(
+          stderr, "training on {} tokens, {} times; validating on {} samples, testing on {}\n",
+          training_tokens_, data.training.epochs(), data.validation.size(), data.test.size());
+    }
+    tokenizer_ = std::move(data.tokenizer);
+    if (!o_.configured) {
+      require(tokenizer_ != nullptr, "name the tokenizer of the data with --tokenizer");
+      apply_text_defaults(o_, *tokenizer_);
+      return;
+    }
+    o_.steps = c.train_iters;
+    o_.config = model_config(c, data.vocabulary);
+    if (tokenizer_ != nullptr) {
+      o_.config.bos_token_id = tokenizer_->bos() >= 0 ? tokenizer_->bos() : data.end_id;
+      o_.config.pad_token_id = std::max(tokenizer_->pad(), 0);
+      o_.config.eos_token_ids = {std::max(tokenizer_->eos(), 0)};
+    }
   }
 
   Parameters make_model(const std::optional<RunState>& resumed) {
@@ -200,15 +158,26 @@ class Run {
       return Parameters(checkpoint.tensors).cast(DType::f32);
     }
     check_config(o_.config, "train");
+    if (o_.configured) {
+      return Parameters::initialized(o_.config, initialization(*o_.run), o_.seed);
+    }
     o_.config.attention_scale = 1 / std::sqrt(static_cast<double>(o_.config.key_width()));
     return Parameters::initialized(o_.config, initialization_named(o_.initialization), o_.seed);
   }
 
   void settle_trainer_options() {
     TrainerOptions& t = o_.trainer;
-    t.steps = o_.steps;
-    t.schedule = {schedule_named(o_.schedule), o_.learning_rate, o_.low_rate, o_.warmup, o_.steps};
-    t.model.dropout_seed = o_.seed;
+    if (o_.configured) {
+      set_trainer_options(*o_.run, t);
+    } else {
+      t.steps = o_.steps;
+      t.schedule.kind = schedule_named(o_.schedule);
+      t.schedule.base = o_.learning_rate;
+      t.schedule.low = o_.low_rate;
+      t.schedule.warmup = o_.warmup;
+      t.schedule.steps = o_.steps;
+      t.model.dropout_seed = o_.seed;
+    }
     t.dtype = o_.dtype.empty() ? (t.device.is_cuda() ? DType::bf16 : DType::f32)
                                : (o_.dtype == "bf16" ? DType::bf16 : DType::f32);
   }
@@ -228,6 +197,16 @@ class Run {
       j["length"] = o_.mqar.length;
       j["pairs"] = o_.mqar.pairs;
       j["sequences"] = o_.mqar.batch;
+    } else if (o_.run) {
+      j["sequence_length"] = o_.run->seq_length;
+      j["sequences"] = o_.run->train_micro_batch_size_per_gpu;
+      j["inputs"] = o_.run->data_path.empty() ? nlohmann::json(o_.run->train_data_paths)
+                                              : nlohmann::json(o_.run->data_path);
+      j["split"] = o_.run->split;
+      j["weights"] = o_.run->train_data_weights;
+      j["training_tokens"] = training_tokens_;
+      j["reset_state_at_documents"] = o_.run->reset_state_at_documents;
+      j["eod_mask_loss"] = o_.run->eod_mask_loss;
     } else {
       j["sequence_length"] = o_.data.task.length;
       j["sequences"] = o_.data.task.sequences;
@@ -303,6 +282,7 @@ class Run {
     if (speaks()) metrics_.emplace(o_.output, trainer.step());
     TrainerEvents events;
     events.stepped = [&](const StepReport& r) {
+      if (o_.run && o_.run->exit_interval > 0 && r.step % o_.run->exit_interval == 0) exit_ = true;
       if (!speaks()) return;
       tokens += r.tokens;
       metrics_->record(r.step,
@@ -312,6 +292,7 @@ class Run {
                         {"runtime/tokens_per_sec", static_cast<double>(r.tokens) / r.seconds}});
       bar.update(static_cast<double>(r.step), fmt::format("step {} loss {:.3f}", r.step, r.loss),
                  static_cast<double>(tokens));
+      if (o_.log_every > 0 && r.step % o_.log_every == 0) log(r, bar);
       if (o_.sample_every > 0 && r.step % o_.sample_every == 0) sample(trainer.model(), bar);
     };
     events.validated = [&](const ValidationReport& r) {
@@ -321,8 +302,13 @@ class Run {
       save(trainer, step);
       saved = step;
     };
-    events.interrupted = interrupted;
+    events.interrupted = [&] { return exit_ || interrupted(); };
+    if (o_.configured && speaks()) fmt::print(stderr, "{}", as_yaml(*o_.run));
     const bool stopped = trainer.run(events);
+    if (test_task_ != nullptr && trainer.step() == o_.steps) {
+      const ValidationReport test = trainer.validate(*test_task_);
+      if (speaks()) tested(test, bar);
+    }
     if (!speaks()) return;
     bar.finish();
     write_curve();
@@ -347,6 +333,20 @@ class Run {
     }
     metrics_->record(r.step, values);
     bar.say(line);
+  }
+
+  void tested(const ValidationReport& r, ProgressBar& bar) {
+    metrics_->record(r.step, {{"test/lm_loss", r.loss}, {"test/lm_loss_ppl", r.perplexity}});
+    bar.say(fmt::format("step {:>6}  test loss {:.4f}  perplexity {:.2f}", r.step, r.loss,
+                        r.perplexity));
+  }
+
+  void log(const StepReport& r, ProgressBar& bar) const {
+    bar.say(fmt::format(
+        "iteration {}/{} | elapsed time per iteration (ms): {:.1f} | learning rate: {:.3E} | "
+        "lm_loss: {:.6E} | gradient norm: {:.4f} | tokens/sec: {:.0f}",
+        r.step, o_.steps, 1000 * r.seconds, r.learning_rate, r.loss, r.gradient_norm,
+        static_cast<double>(r.tokens) / r.seconds));
   }
 
   void sample(const LanguageModel& model, ProgressBar& bar) const {
@@ -375,7 +375,8 @@ class Run {
 
   void save(const Trainer& trainer, std::int64_t step) const {
     const ZeroOptimizer& optimizer = trainer.optimizer();
-    const RunState state = {o_.config, optimizer.weights(), optimizer.state(), trainer_json()};
+    const RunState state = {o_.config, optimizer.weights(), optimizer.state(), trainer_json(),
+                            o_.configured ? as_yaml(*o_.run) : std::string()};
     const auto tokenizer = [&](const std::string& folder) {
       if (tokenizer_ != nullptr) tokenizer_->save(folder);
     };
@@ -393,142 +394,40 @@ class Run {
     write_svg(plot, o_.output + "/loss.svg");
   }
 
-  Options& o_;
+  TrainCommand& o_;
   Communicator& ranks_;
   std::optional<RunLock> lock_;
   std::unique_ptr<Tokenizer> tokenizer_;
-  std::unique_ptr<TrainingTask> task_;
+  std::unique_ptr<TrainingTask> task_, test_task_;
+  std::int64_t training_tokens_ = 0;
+  bool exit_ = false;  // exit_interval is reached
   std::optional<Metrics> metrics_;
 };
-
-void add_data_options(CLI::App& command, Options& o) {
-  command.add_option("inputs", o.data.inputs, "Text files, folders, .jsonl files");
-  command.add_option("--task", o.task, "text: predict it; mqar: multi-query associative recall")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"text", "mqar"}));
-  command.add_option("--validation", o.data.validation_inputs,
-                     "Text to validate on; default: the end of the training text");
-  command
-      .add_option("--validation-share", o.data.validation_share,
-                  "Share of the training text kept for validation")
-      ->capture_default_str()
-      ->check(CLI::Range(0.0, 0.5));
-  command.add_option("--text-field", o.data.documents.text_field, "Field of .jsonl lines")
-      ->capture_default_str();
-  command.add_flag("--replace-invalid", o.data.documents.replace_invalid,
-                   "Replace what is not UTF-8 instead of stopping");
-  command
-      .add_option("--tokenizer", o.data.tokenizer.name,
-                  "bytes; sentencepiece (learned from the text); or a .model file or folder")
-      ->capture_default_str();
-  command.add_option("--vocab-size", o.data.tokenizer.vocabulary, "Pieces of a learned vocabulary")
-      ->capture_default_str()
-      ->check(CLI::Range(300, 1000000));
-  command.add_option("--mqar-length", o.mqar.length, "mqar: tokens of an example")
-      ->capture_default_str();
-  command.add_option("--mqar-pairs", o.mqar.pairs, "mqar: key-value pairs")->capture_default_str();
-  command.add_flag("--mqar-random-filler", o.mqar.random_filler,
-                   "mqar: random tokens between the queries");
-}
-
-void add_model_options(CLI::App& command, Options& o) {
-  command.add_option("--preset", o.preset, "Size: nano, tiny, small, medium, 360m")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"nano", "tiny", "small", "medium", "360m"}));
-  const auto size = [&](const char* name, std::int64_t& value, const char* help) {
-    command.add_option(name, value, help)->check(positive());
-  };
-  size("--width", o.width, "Model width d; default: the preset's");
-  size("--layers", o.layers, "Layers");
-  size("--heads", o.heads, "Heads");
-  size("--glu-width", o.glu_width, "Width of the gated unit");
-  command.add_flag("--untied", o.untied, "A head of its own instead of the embedding");
-  command.add_option("--initialization", o.initialization, "small, normal or scaled")
-      ->check(CLI::IsMember({"small", "normal", "scaled"}));
-  command.add_option("--init-from", o.init_from, "Start from the weights of this model folder");
-}
-
-void add_optimizer_options(CLI::App& command, Options& o) {
-  const auto count = [&](const char* name, std::int64_t& value, const char* help) {
-    command.add_option(name, value, help)->capture_default_str()->check(positive());
-  };
-  count("--sequence-length", o.data.task.length, "Tokens of a training sequence");
-  command
-      .add_option_function<std::int64_t>(
-          "--sequences", [&o](std::int64_t n) { o.data.task.sequences = o.mqar.batch = n; },
-          "Sequences in a micro batch (text: 16, mqar: 128)")
-      ->check(positive());
-  count("--accumulation", o.trainer.accumulation,
-        "Micro batches of each rank, or group of --context-ranks, in a step");
-  command.add_option("--steps", o.steps, "Steps of the whole run")->check(positive());
-  command.add_option("--learning-rate", o.learning_rate, "Peak learning rate")->check(positive());
-  command.add_option("--low-rate", o.low_rate, "Last learning rate; default: a tenth of the peak")
-      ->check(not_negative());
-  command.add_option("--warmup", o.warmup, "Warmup steps")->check(not_negative());
-  command.add_option("--schedule", o.schedule, "cosine, linear, constant, wsd")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"cosine", "linear", "constant", "wsd"}));
-  command.add_option("--weight-decay", o.trainer.adamw.weight_decay, "Of matrices")
-      ->capture_default_str()
-      ->check(not_negative());
-  command.add_option("--beta2", o.trainer.adamw.beta2, "AdamW's second beta")
-      ->capture_default_str()
-      ->check(CLI::Range(0.0, 0.9999999));
-  command.add_option("--clip", o.trainer.adamw.clip, "Largest gradient norm; 0: no clipping")
-      ->capture_default_str()
-      ->check(not_negative());
-  command.add_flag("--recompute", o.trainer.model.recompute_blocks,
-                   "Less memory: run each block again in the backward pass");
-  command.add_option("--seed", o.seed, "Of weights, order of data, dropout")->capture_default_str();
-  add_device(&command, o.device);
-  command
-      .add_option("--dtype", o.dtype,
-                  "What is computed in; bf16 keeps weights and their updates in f32. Default: bf16 "
-                  "on a GPU, f32 on the CPU")
-      ->check(CLI::IsMember({"f32", "bf16"}));
-}
-
-void add_run_options(CLI::App& command, Options& o) {
-  command.add_option("-o,--output", o.output, "The run's folder");
-  command.add_flag("--resume", o.resume, "Go on from the newest complete checkpoint in --output");
-  command.add_option("--validate-every", o.trainer.validate_every, "Steps; 0: only at the end")
-      ->capture_default_str()
-      ->check(not_negative());
-  command.add_option("--save-every", o.trainer.save_every, "Steps; 0: only at the end")
-      ->capture_default_str()
-      ->check(not_negative());
-  command.add_option("--keep", o.keep, "Checkpoints to keep; 0: all")
-      ->capture_default_str()
-      ->check(not_negative());
-  command
-      .add_option("--sample-every", o.sample_every, "Show a sample every so many steps; 0: never")
-      ->capture_default_str()
-      ->check(not_negative());
-  command.add_option("--sample-prompt", o.sample_prompt, "What samples continue");
-  command.add_option("--stop-at-accuracy", o.trainer.stop_at_accuracy,
-                     "End once validation accuracy reaches this (mqar: 0.99)");
-}
 
 }  // namespace
 
 void add_train(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<TrainCommand>();
   CLI::App* command = app.add_subcommand(
       "train",
       "Train a model on text, from scratch or from a checkpoint, or on associative recall");
-  add_data_options(*command, *options);
-  add_model_options(*command, *options);
-  add_optimizer_options(*command, *options);
-  add_run_options(*command, *options);
-  command
-      ->add_option("--context-ranks", options->trainer.context_ranks,
-                   "Ranks that share each sequence (context parallelism)")
-      ->capture_default_str()
-      ->check(positive());
-  add_rank_options(*command, options->ranks);
-  command->callback([options] {
-    on_all_ranks(options->ranks, options->device,
-                 [&](Communicator& ranks, Device device) { Run(*options, ranks, device).run(); });
+  add_train_options(*command, *options);
+  command->callback([options, command] {
+    TrainCommand& o = *options;
+    const auto parsed = run_configuration(*command, o.data.inputs, o.settings);
+    if (parsed) {
+      adopt_configuration(o, parsed->config);
+    } else if (names_prepared_data(o.data.inputs)) {
+      const bool named = command->get_option("--tokenizer")->count() > 0;
+      o.run = run_of_flags(o, named ? o.data.tokenizer.name : "");
+      o.task = "packed";
+    }
+    on_all_ranks(o.ranks, o.device, [&](Communicator& ranks, Device device) {
+      if (parsed && !parsed->inert.empty() && ranks.rank() == 0) {
+        fmt::print(stderr, "without effect here: {}\n", fmt::join(parsed->inert, ", "));
+      }
+      Run(o, ranks, device).run();
+    });
   });
 }
 

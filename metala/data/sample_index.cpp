@@ -20,7 +20,8 @@ SampleIndex::SampleIndex(std::int64_t first, std::int64_t last,
   if (options.epochs > 0) {
     epochs_ = options.epochs;
   } else {  // least e with (e tokens - 1) div T >= wanted
-    epochs_ = std::max<std::int64_t>(1, (options.wanted * length_ + 1 + tokens - 1) / tokens);
+    const std::int64_t wanted = std::max<std::int64_t>(options.wanted, 2);
+    epochs_ = (wanted * length_ + 1 + tokens - 1) / tokens;
   }
   const std::int64_t samples = (epochs_ * tokens - 1) / length_;
   require(samples >= 2,

@@ -2,7 +2,7 @@
 //
 // With tokens = sum of the documents' lengths and samples of T tokens plus one label:
 //
-//   epochs = least e with (e tokens - 1) div T >= samples wanted
+//   epochs = least e with (e tokens - 1) div T >= samples wanted, at least 2
 //   order  = all documents, epochs times over, shuffled as one row (epochs mix)
 //   M      = (epochs tokens - 1) div T samples cut from that row, end to end: sample m begins at
 //   its
@@ -36,7 +36,7 @@ class SampleIndex {
   };
 
   // Documents first to last - 1, of the lengths that `length_of` tells. Throws Error when they hold
-  // too few tokens for two samples.
+  // no tokens, or make fewer than two samples in the epochs asked for.
   SampleIndex(std::int64_t first, std::int64_t last,
               const std::function<std::int64_t(std::int64_t)>& length_of, const SampleOptions&);
 

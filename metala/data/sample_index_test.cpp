@@ -116,6 +116,8 @@ TEST(SampleIndex, EmptyDocumentsHoldNoPlace) {
 TEST(SampleIndex, TooLittleTextIsRefused) {
   SampleOptions options;
   options.length = 4;
+  EXPECT_EQ(indexed(options, {3, 2}).epochs(), 2);  // two samples at least
+  options.epochs = 1;
   EXPECT_THROW(indexed(options, {3, 2}), Error);
   EXPECT_THROW(indexed(options, {0, 0}), Error);
   EXPECT_THROW(indexed(options, {}), Error);

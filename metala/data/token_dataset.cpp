@@ -50,13 +50,18 @@ std::string dataset_prefix(const std::string& named) {
   return named;
 }
 
+void require_dataset(const std::string& prefix) {
+  require(
+      std::filesystem::exists(prefix + ".idx"),
+      "{}.idx: no such file; wanted prepared tokens, PREFIX.bin and PREFIX.idx, as `metala data "
+      "prepare` writes them",
+      prefix);
+}
+
 TokenDataset TokenDataset::open(const std::string& named) {
   const std::string prefix = dataset_prefix(named);
   const std::string idx = prefix + ".idx";
-  require(std::filesystem::exists(idx),
-          "{}: no such file; wanted prepared tokens, PREFIX.bin and PREFIX.idx, as `metala data "
-          "prepare` writes them",
-          idx);
+  require_dataset(prefix);
   MappedFile bin = MappedFile::open(prefix + ".bin");
   const MappedFile file = MappedFile::open(idx);
   TokenIndex index(file.bytes(), file.owner(), idx, bin.bytes().size());

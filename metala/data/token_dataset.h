@@ -14,6 +14,9 @@ namespace metala {
 // The prefix of a dataset from any of its names: PREFIX, PREFIX.bin, PREFIX.idx.
 std::string dataset_prefix(const std::string& named);
 
+// Throws Error, saying how datasets are made, when PREFIX.idx does not exist.
+void require_dataset(const std::string& prefix);
+
 class TokenDataset {
  public:
   // Throws Error as TokenIndex does, and for missing files.

@@ -59,7 +59,7 @@ inline std::vector<std::pair<std::string, Config>> all_configs() {
 // Weights large enough that every part of the model matters.
 inline Parameters lively_parameters(Config config, DType type = DType::f64) {
   config.init_std = 0.4;
-  Parameters p = Parameters::initialized(config, Initialization::normal, 7, type);
+  Parameters p = Parameters::initialized(config, initialization_named("normal"), 7, type);
   for (const auto& [name, tensor] : p.tensors()) {
     if (!name.ends_with("aug_balance") && !name.ends_with("bias") && !name.ends_with("decay")) {
       continue;

@@ -33,7 +33,7 @@ TEST(Checkpoint, WeightsInBlocksComeBackBitForBitAndNearWhatTheyWere) {
   config.width = 64;
   config.query_width = 32;
   config.glu_width = 128;
-  const Parameters parameters = Parameters::initialized(config, Initialization::normal, 7);
+  const Parameters parameters = Parameters::initialized(config, initialization_named("normal"), 7);
   for (const auto type : {DType::q8, DType::q4}) {
     save_checkpoint(folder.path(), config, parameters.tensors(), type);
     const Checkpoint loaded = load_checkpoint(folder.path());

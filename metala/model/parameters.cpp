@@ -17,15 +17,22 @@ bool feeds_residual(const std::string& name) {
   return ends_with(name, "out_proj.weight") || ends_with(name, "l3.weight");
 }
 
-double normal_deviation(const Config& c, Initialization how, const std::string& name) {
+double deviation(const Config& c, InitMethod how, const Tensor& matrix) {
   const auto d = static_cast<double>(c.width);
   const auto layers = static_cast<double>(c.layers);
   switch (how) {
-    case Initialization::small:
-      return feeds_residual(name) ? 2 / (layers * std::sqrt(d)) : std::sqrt(2 / (5 * d));
-    case Initialization::scaled:
-      return feeds_residual(name) ? c.init_std / std::sqrt(2 * layers) : c.init_std;
-    case Initialization::normal:
+    case InitMethod::small_init:
+      return std::sqrt(2 / (5 * d));
+    case InitMethod::wang_init:
+      return 2 / (layers * std::sqrt(d));
+    case InitMethod::scaled_normal:
+      return c.init_std / std::sqrt(2 * layers);
+    case InitMethod::single_residual_scaled_normal:
+      return c.init_std / std::sqrt(layers);
+    case InitMethod::xavier_normal:
+    case InitMethod::xavier_uniform:
+      return std::sqrt(2 / static_cast<double>(matrix.size(0) + matrix.size(1)));
+    case InitMethod::normal:
       break;
   }
   return c.init_std;
@@ -58,17 +65,38 @@ void initialize(const Config& c, Initialization how, std::uint64_t seed, const s
     const double bound = 1 / std::sqrt(static_cast<double>(c.short_conv_width));
     fill(t, [&](std::uint64_t i) { return bound * (2 * random.uniform(i) - 1); });
   } else {
-    const double deviation = normal_deviation(c, how, name);
-    fill(t, [&](std::uint64_t i) { return deviation * random.normal(i); });
+    const InitMethod method = feeds_residual(name) ? how.outputs : how.matrices;
+    const double sigma = deviation(c, method, t);
+    if (method == InitMethod::xavier_uniform) {
+      const double bound = std::sqrt(3.0) * sigma;
+      fill(t, [&](std::uint64_t i) { return bound * (2 * random.uniform(i) - 1); });
+    } else {
+      fill(t, [&](std::uint64_t i) { return sigma * random.normal(i); });
+    }
   }
 }
 
 }  // namespace
 
+InitMethod init_method_named(const std::string& name) {
+  if (name == "normal") return InitMethod::normal;
+  if (name == "small_init") return InitMethod::small_init;
+  if (name == "wang_init") return InitMethod::wang_init;
+  if (name == "scaled_normal") return InitMethod::scaled_normal;
+  if (name == "single_residual_scaled_normal") return InitMethod::single_residual_scaled_normal;
+  if (name == "xavier_normal") return InitMethod::xavier_normal;
+  if (name == "xavier_uniform") return InitMethod::xavier_uniform;
+  fail(
+      "initialization \"{}\" is not known; supported: normal, small_init, wang_init, "
+      "scaled_normal, "
+      "single_residual_scaled_normal, xavier_normal, xavier_uniform",
+      name);
+}
+
 Initialization initialization_named(const std::string& name) {
-  if (name == "normal") return Initialization::normal;
-  if (name == "small") return Initialization::small;
-  if (name == "scaled") return Initialization::scaled;
+  if (name == "normal") return {InitMethod::normal, InitMethod::normal};
+  if (name == "small") return {InitMethod::small_init, InitMethod::wang_init};
+  if (name == "scaled") return {InitMethod::normal, InitMethod::scaled_normal};
   fail("initialization \"{}\" is not known; supported: normal, small, scaled", name);
 }
 

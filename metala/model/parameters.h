@@ -12,12 +12,29 @@
 
 namespace metala {
 
-// How fresh weights are drawn. `normal`: every matrix and the embedding N(0, init_std), as the
-// authors' Hugging Face class. `small`: GPT-NeoX's small_init, N(0, 2/(5d)), with wang_init,
-// N(0, (2/(L sqrt d))^2), for what feeds the residual. `scaled`: as normal, with
-// N(0, init_std^2/(2L)) for what feeds the residual (Zoology). Biases and aug_balance are 0, the
-// convolution uniform in +-1/sqrt(W), norm weights 1.
-enum class Initialization { normal, small, scaled };
+// How a fresh matrix [out, in] is drawn, under GPT-NeoX's names. Deviations, for s = init_std:
+//   normal s               small_init sqrt(2 / (5 d))      wang_init 2 / (L sqrt d)
+//   scaled_normal s / sqrt(2 L)      single_residual_scaled_normal s / sqrt(L)
+//   xavier_normal sqrt(2 / (in + out))      xavier_uniform: uniform in +-sqrt(6 / (in + out))
+enum class InitMethod {
+  normal,
+  small_init,
+  wang_init,
+  scaled_normal,
+  single_residual_scaled_normal,
+  xavier_normal,
+  xavier_uniform
+};
+InitMethod init_method_named(const std::string& name);
+
+// `outputs` is for what feeds the residual (out_proj, l3), `matrices` for all other matrices and
+// the embedding. Biases and aug_balance are 0, the convolution uniform in +-1/sqrt(W), norm
+// weights 1.
+struct Initialization {
+  InitMethod matrices = InitMethod::normal, outputs = InitMethod::normal;
+};
+// "normal": as the authors' Hugging Face class. "small": GPT-NeoX's small_init and wang_init.
+// "scaled": normal and scaled_normal (Zoology).
 Initialization initialization_named(const std::string& name);
 
 class Parameters {

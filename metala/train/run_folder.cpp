@@ -156,6 +156,9 @@ void save_checkpoint_of_run(Communicator& ranks, const std::string& run, std::in
       save_checkpoint(aside.string(), state.config, state.parameters);
       if (save_tokenizer) save_tokenizer(aside.string());
       write_file_atomically((aside / "trainer.json").string(), state.trainer_json);
+      if (!state.configuration.empty()) {
+        write_file_atomically((aside / "run.yml").string(), state.configuration);
+      }
     });
     phase([&] {
       if (!first) return;

@@ -40,7 +40,8 @@ struct RunState {
   std::map<std::string, Tensor> parameters;
   // ZeroOptimizer::state: of this rank where it is saved, of all ranks where it was loaded.
   std::map<std::string, Tensor> optimizer;
-  std::string trainer_json;  // options of the run, for checking a resume
+  std::string trainer_json;        // options of the run, for checking a resume
+  std::string configuration = {};  // of a run that has one, as YAML: run.yml
 };
 
 // All ranks together write RUN/step-N; the oldest checkpoints beyond `keep` are removed (0: keep

@@ -36,6 +36,9 @@ TEST(Schedule, CosineHasTheReferencesValues) {
   EXPECT_NEAR(learning_rate(s, 72215), 1.65e-4, 1e-12);
   EXPECT_NEAR(learning_rate(s, 143000), 3e-5, 1e-12);
   EXPECT_NEAR(learning_rate(s, 150000), 3e-5, 1e-12);  // stays, where the reference rises again
+  Schedule reference = s;
+  reference.stays = false;
+  EXPECT_NEAR(learning_rate(reference, 150000), 3.162548764e-5, 1e-14);
 }
 
 TEST(Schedule, TheOtherKindsStartAtTheBaseAndEndAtTheirFloor) {
@@ -47,6 +50,8 @@ TEST(Schedule, TheOtherKindsStartAtTheBaseAndEndAtTheirFloor) {
   EXPECT_NEAR(learning_rate({ScheduleKind::linear, 1, 0, 0, 100}, 25), 0.75, 1e-12);
   EXPECT_NEAR(learning_rate({ScheduleKind::wsd, 1, 0, 0, 100}, 80), 1.0, 1e-12);
   EXPECT_NEAR(learning_rate({ScheduleKind::wsd, 1, 0, 0, 100}, 85), 0.5, 1e-12);
+  EXPECT_NEAR(learning_rate({ScheduleKind::exponential, 1, 0, 0, 100}, 100), std::exp(-0.693),
+              1e-12);
   EXPECT_THROW(schedule_named("cosmic"), Error);
 }
 

@@ -60,12 +60,22 @@ LabelledBatch Trainer::part_of(LabelledBatch whole) const {
                       std::max<std::int64_t>(config_.short_conv_width, 1));
 }
 
+bool SavePlan::due(std::int64_t step) const {
+  if (std::find(also.begin(), also.end(), step) != also.end()) return true;
+  if (every <= 0 || step == 0) return false;
+  if (!powers) return step % every == 0;
+  std::int64_t power = 1;
+  while (every > 1 && power < step) power *= every;
+  return power == step;
+}
+
 bool Trainer::run(const TrainerEvents& events) {
   std::int64_t saved = -1;
   const auto save = [&] {
     if (events.save && saved != step_) events.save(step_);
     saved = step_;
   };
+  if (step_ == 0 && options_.save.due(0)) save();
   bool stop = false, interrupted = false;
   while (step_ < options_.steps && !stop) {
     const StepReport report = advance();
@@ -76,7 +86,7 @@ bool Trainer::run(const TrainerEvents& events) {
       if (events.validated && validation.tokens > 0) events.validated(validation);
       stop = validation.accuracy >= options_.stop_at_accuracy;
     }
-    if (options_.save_every > 0 && step_ % options_.save_every == 0) save();
+    if (options_.save.due(step_)) save();
     const bool here = events.interrupted && events.interrupted();
     interrupted = ranks_.any(here, "requests to stop");
     stop = stop || interrupted;
@@ -166,13 +176,13 @@ void Trainer::require_finite(double loss, double norm) const {
   });
 }
 
-ValidationReport Trainer::validate() {
+ValidationReport Trainer::validate(const TrainingTask& task) {
   ValidationReport report;
   report.step = step_;
   sums_.fill_zero();
   std::int64_t bytes = 0;
-  for (std::int64_t i = group_; i < task_.validation_batches(); i += groups_) {
-    const LabelledBatch batch = part_of(task_.validation_batch(i));
+  for (std::int64_t i = group_; i < task.validation_batches(); i += groups_) {
+    const LabelledBatch batch = part_of(task.validation_batch(i));
     arena_.reset();
     Tape tape(arena_, Tape::Mode::compute);
     const Variable hidden = model_.hidden(tape, batch.batch(context()));

@@ -25,6 +25,15 @@
 
 namespace metala {
 
+// After which steps a checkpoint is due, besides the last.
+struct SavePlan {
+  std::int64_t every = 0;          // 0: none
+  bool powers = false;             // at the powers of `every` instead of its multiples
+  std::vector<std::int64_t> also;  // 0: before the first step
+
+  bool due(std::int64_t step) const;
+};
+
 struct TrainerOptions {
   Device device;
   // Of matrices and activations: f32, or on a GPU bf16 beside f32 weights that the optimizer keeps.
@@ -36,7 +45,7 @@ struct TrainerOptions {
   adamw::Options adamw{.clip = 1.0};  // learning rate and step are the schedule's and the trainer's
   bool decay_all = false;             // false: only matrices decay; true: all but norms and biases
   std::int64_t validate_every = 100;  // steps; 0: never, but still at the end
-  std::int64_t save_every = 0;        // steps; 0: only at the end
+  SavePlan save;
   TrainingOptions model;
   double stop_at_accuracy = 2;  // validation accuracy that ends the run early
   std::int64_t bucket_bytes = ZeroOptions().bucket_bytes;
@@ -81,7 +90,9 @@ class Trainer {
   // One step. Throws as `run` does.
   StepReport advance();
 
-  ValidationReport validate();
+  ValidationReport validate() { return validate(task_); }
+  // On the validation batches of another task, such as the test part of a corpus.
+  ValidationReport validate(const TrainingTask&);
 
   const LanguageModel& model() const { return model_; }
   std::int64_t groups() const { return groups_; }  // of ranks; each has micro batches of its own

@@ -33,8 +33,9 @@ class TrainerOnGpu : public harness::GpuTest {
     options.dtype = type;
     options.schedule = {ScheduleKind::constant, 3e-3, 3e-3, 0, 100};
     const auto ranks = alone();
-    Trainer trainer(*ranks, config, Parameters::initialized(config, Initialization::scaled, 1),
-                    task, options);
+    Trainer trainer(*ranks, config,
+                    Parameters::initialized(config, initialization_named("scaled"), 1), task,
+                    options);
     std::vector<double> all;
     for (std::int64_t step = 0; step < steps; ++step) all.push_back(trainer.advance().loss);
     all.push_back(trainer.validate().loss);

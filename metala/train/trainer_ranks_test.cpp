@@ -80,7 +80,7 @@ TrainerOptions options_for(const Communicator& ranks) {
 }
 
 Parameters fresh(const Config& config) {
-  return Parameters::initialized(config, Initialization::small, 5);
+  return Parameters::initialized(config, initialization_named("small"), 5);
 }
 
 struct Curve {

@@ -1,0 +1,66 @@
+// Fresh weights have the deviations that their initialisation states.
+#include "metala/model/parameters.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "metala/base/error.h"
+
+namespace metala {
+namespace {
+
+struct Moments {
+  double deviation = 0, largest = 0;
+};
+
+Moments moments(const Tensor& t) {
+  double sum = 0;
+  Moments m;
+  for (std::int64_t i = 0; i < t.count(); ++i) {
+    const double x = t.data<float>()[i];
+    sum += x * x;
+    m.largest = std::max(m.largest, std::abs(x));
+  }
+  m.deviation = std::sqrt(sum / static_cast<double>(t.count()));
+  return m;
+}
+
+TEST(Initialization, MatricesHaveTheStatedDeviation) {
+  Config c;
+  c.vocab_size = 512;
+  c.width = 64;
+  c.layers = 2;
+  c.heads = 2;
+  c.glu_width = 192;
+  c.query_width = 32;
+  struct Case {
+    const char* name;
+    double deviation;  // of out_proj, [64, 64]
+  };
+  for (const Case& wanted :
+       {Case{"normal", 0.02}, Case{"small_init", 0.0790569}, Case{"wang_init", 0.125},
+        Case{"scaled_normal", 0.01}, Case{"single_residual_scaled_normal", 0.0141421},
+        Case{"xavier_normal", 0.125}, Case{"xavier_uniform", 0.125}}) {
+    const InitMethod method = init_method_named(wanted.name);
+    const auto p = Parameters::initialized(c, {InitMethod::normal, method}, 3).tensors();
+    const auto at = [&](const char* name) { return moments(p.at(name)); };
+    const double bound = 0.04;  // of the deviation: four of its own, from 4096 draws
+    const Moments out = at("model.layers.1.token_mixer.out_proj.weight");
+    EXPECT_NEAR(out.deviation / wanted.deviation, 1, bound) << wanted.name;
+    EXPECT_NEAR(at("model.layers.0.token_mixer.v_proj.weight").deviation / 0.02, 1, bound);
+    EXPECT_NEAR(at("model.embed_tokens.weight").deviation / 0.02, 1, bound);
+    if (method == InitMethod::xavier_uniform) {
+      EXPECT_LE(out.largest, std::sqrt(6.0 / 128));
+    } else {
+      EXPECT_GT(out.largest, 3 * wanted.deviation);
+    }
+    EXPECT_EQ(at("model.layers.0.token_mixer.g_proj.bias").largest, 0);
+    EXPECT_LE(at("model.layers.0.token_mixer.conv1d.weight").largest, 0.5);
+  }
+  EXPECT_THROW(init_method_named("orthogonal"), Error);
+}
+
+}  // namespace
+}  // namespace metala

@@ -1,0 +1,191 @@
+// Training on prepared data: GPT-NeoX's samples as batches.
+#include "metala/train/packed_task.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <set>
+
+#include "metala/base/error.h"
+#include "metala/data/dataset_info.h"
+#include "metala/data/token_writer.h"
+#include "metala/harness/temporary_folder.h"
+#include "metala/train/packed_data.h"
+
+namespace metala {
+namespace {
+
+using harness::TemporaryFolder;
+using Ids = std::vector<std::int32_t>;
+
+// Documents of the format's example: 5, 3, 7, 1, 6 tokens; token = 100 document + position.
+void write_example(const std::string& prefix, std::int32_t plus = 0) {
+  TokenWriter writer(prefix, TokenType::u16);
+  std::int32_t document = 0;
+  for (const int length : {5, 3, 7, 1, 6}) {
+    Ids tokens;
+    for (int i = 0; i < length; ++i) tokens.push_back(100 * document + i + plus);
+    writer.add(tokens);
+    ++document;
+  }
+  writer.finish();
+}
+
+SampleOptions nine_samples() {
+  SampleOptions o;
+  o.length = 4;
+  o.wanted = 9;
+  return o;
+}
+
+SampleMix example(const std::string& prefix) {
+  auto set = std::make_shared<const TokenDataset>(TokenDataset::open(prefix));
+  return SampleMix::of_range(set, 0, set->documents(), nine_samples());
+}
+
+PackedTaskOptions options() {
+  PackedTaskOptions o;
+  o.length = 4;
+  o.sequences = 2;
+  o.vocabulary = 600;
+  return o;
+}
+
+TEST(PackedTask, BatchesAreTheReferencesSamplesInOrder) {
+  const TemporaryFolder folder;
+  write_example(folder / "d");
+  const PackedTask task(example(folder / "d"), {}, options());
+  const LabelledBatch first = task.training_batch(0);
+  EXPECT_EQ(first.ids, (Ids{300, 400, 401, 402, 205, 206, 400, 401}));
+  EXPECT_EQ(first.labels, (Ids{400, 401, 402, 403, 206, 400, 401, 402}));
+  EXPECT_EQ(first.offsets, (std::vector<std::int64_t>{0, 4, 8}));
+  EXPECT_EQ(task.training_batch(1).ids[0], 100);
+  EXPECT_EQ(task.training_batch(4).ids, first.ids);  // 9 samples fill 4 batches
+  EXPECT_EQ(task.validation_batches(), 0);
+}
+
+TEST(PackedTask, ResettingAtDocumentsMakesThemSequencesWithoutALabelAtTheEnd) {
+  const TemporaryFolder folder;
+  write_example(folder / "d");
+  PackedTaskOptions o = options();
+  o.reset_at_documents = true;
+  const LabelledBatch batch = PackedTask(example(folder / "d"), {}, o).training_batch(0);
+  EXPECT_EQ(batch.offsets, (std::vector<std::int64_t>{0, 1, 4, 6, 8}));
+  EXPECT_EQ(batch.labels, (Ids{-100, 401, 402, 403, 206, -100, 401, 402}));
+}
+
+TEST(PackedTask, WhatFollowsAnEndTokenIsNotLearnedWhenMasked) {
+  const TemporaryFolder folder;
+  write_example(folder / "d");
+  PackedTaskOptions o = options();
+  o.mask_after_end = true;
+  o.end_id = 206;
+  const LabelledBatch batch = PackedTask(example(folder / "d"), {}, o).training_batch(0);
+  EXPECT_EQ(batch.labels, (Ids{400, 401, 402, 403, 206, -100, 401, 402}));
+}
+
+TEST(PackedTask, ValidationCountsTheBytesOfItsLabels) {
+  const TemporaryFolder folder;
+  write_example(folder / "d");
+  PackedTaskOptions o = options();
+  o.validation_batches = 3;
+  o.bytes_of_id.assign(600, 1);
+  o.bytes_of_id[403] = 10;
+  const PackedTask task({}, example(folder / "d"), o);
+  EXPECT_EQ(task.validation_batches(), 3);
+  EXPECT_EQ(task.validation_batch(0).bytes, 17);
+  EXPECT_THROW(task.training_batch(0), Error);
+}
+
+TEST(PackedTask, AnIdBeyondTheVocabularyIsRefusedWithItsDocument) {
+  const TemporaryFolder folder;
+  write_example(folder / "d");
+  PackedTaskOptions o = options();
+  o.vocabulary = 403;
+  try {
+    PackedTask(example(folder / "d"), {}, o).training_batch(0);
+    FAIL();
+  } catch (const Error& e) {
+    const std::string message = e.what();
+    EXPECT_NE(message.find("document 4 holds id 403, the tokenizer has 403 ids"), std::string::npos)
+        << message;
+  }
+}
+
+TEST(SampleMix, ABlendReadsItsCorporaByWeight) {
+  const TemporaryFolder folder;
+  write_example(folder / "a");
+  write_example(folder / "b", 1000);
+  const SampleMix mix = SampleMix::of_files({folder / "a", folder / "b"}, {3, 1}, nine_samples());
+  int from_b = 0;
+  for (std::int64_t i = 0; i < 8; ++i) {
+    Ids tokens(5);
+    mix.read(i, 2000, tokens);
+    from_b += tokens[0] >= 1000 ? 1 : 0;
+  }
+  EXPECT_EQ(from_b, 2);
+  EXPECT_EQ(mix.tokens(), 44);
+  EXPECT_EQ(mix.epochs(), 2);  // ceil(9 3/4 1.005) = 7 samples of a take two
+}
+
+RunConfig config(const TemporaryFolder& folder) {
+  RunConfig c;
+  c.num_layers = 1;
+  c.hidden_size = 32;
+  c.num_attention_heads = 1;
+  c.seq_length = 4;
+  c.train_micro_batch_size_per_gpu = 1;
+  c.train_iters = 4;
+  c.eval_iters = 1;
+  c.data_path = folder / "d";
+  c.split = "4,1";
+  c.save = "s";
+  c.vocab_size = 600;
+  return c;
+}
+
+TEST(PackedData, DocumentsAreSplitAndEpochsGiveTheNumberOfSteps) {
+  const TemporaryFolder folder;
+  write_example(folder / "d");
+  RunConfig c = config(folder);
+  settle(c, 1);
+  PackedData data = open_packed_data(c);
+  EXPECT_EQ(data.training.tokens(), 16);
+  EXPECT_EQ(data.validation.tokens(), 6);
+  EXPECT_EQ(data.test.size(), 0);
+  EXPECT_EQ(data.training_task(c, 1)->validation_batches(), 1);
+  c = config(folder);
+  c.train_iters = 0;
+  c.train_epochs = 3;
+  settle(c, 1);
+  open_packed_data(c);
+  EXPECT_EQ(c.train_iters, 10);  // (3 16 - 1) div 4 = 11 samples, one of them never counted
+  EXPECT_EQ(c.lr_decay_iters, 10);
+}
+
+TEST(PackedData, ATokenizerThatDoesNotMatchTheDataIsRefused) {
+  const TemporaryFolder folder;
+  write_example(folder / "d");
+  const auto refusal = [&](RunConfig c) {
+    try {
+      settle(c, 1);
+      open_packed_data(c);
+    } catch (const Error& e) {
+      return std::string(e.what());
+    }
+    return std::string("accepted");
+  };
+  RunConfig c = config(folder);
+  EXPECT_EQ(refusal(c), "accepted");
+  c.vocab_size = 0;
+  EXPECT_NE(refusal(c).find("metala.vocab_size"), std::string::npos);
+  write_dataset_info(folder / "d", {5, 22, 22, 600, 2, "SentencePiece"});
+  c.tokenizer = "bytes";
+  EXPECT_NE(refusal(c).find("prepared with SentencePiece (600 ids), the tokenizer of this run has "
+                            "259"),
+            std::string::npos)
+      << refusal(c);
+}
+
+}  // namespace
+}  // namespace metala
