@@ -101,6 +101,33 @@ TEST_F(Pretraining, FlagsReplaceKeysAndPreparedDataNeedNoConfiguration) {
   EXPECT_NE(o.err.find("validation loss"), std::string::npos) << o.err;
 }
 
+// The lines of docs/pretraining.md, at a size that takes seconds.
+TEST_F(Pretraining, TheCommandsOfThePageRun) {
+  const Folder folder;
+  std::filesystem::create_directories(folder / "corpus");
+  std::filesystem::copy(METALA_SOURCE_DIR "/configs", folder / "configs");
+  std::filesystem::copy(*folder_ / "text.jsonl", folder / "corpus/train.jsonl");
+  std::ifstream page(METALA_SOURCE_DIR "/docs/pretraining.md");
+  int commands = 0;
+  for (std::string line; std::getline(page, line);) {
+    if (!line.starts_with("$ metala ")) continue;
+    std::string arguments = line.substr(9);
+    if (arguments.starts_with("data prepare")) {
+      arguments.replace(arguments.find("4096"), 4, "400");
+    }
+    if (arguments.starts_with("train")) {
+      arguments +=
+          " --steps 3 --width 32 --layers 1 --heads 1 --glu-width 48 --sequence-length 16"
+          " --sequences 2 --set eval_iters=1";
+    }
+    if (arguments.starts_with("generate")) arguments += " -n 4";
+    const Outcome o = metala(arguments, "cd " + (folder / "") + " &&");
+    ASSERT_EQ(o.status, 0) << line << "\n" << o.err;
+    ++commands;
+  }
+  EXPECT_EQ(commands, 9);
+}
+
 TEST_F(Pretraining, BadConfigurationsAreRefusedInOneLine) {
   const std::string base = setup("bad");
   EXPECT_TRUE(refuses(metala(base + "--set seq_lenght=4"), 1, "did you mean seq_length?"));

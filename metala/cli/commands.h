@@ -9,6 +9,7 @@ void add_generate(CLI::App&);
 void add_chat(CLI::App&);
 void add_train(CLI::App&);
 void add_data(CLI::App&);
+void add_plot(CLI::App&);
 void add_convert(CLI::App&);
 void add_inspect(CLI::App&);
 void add_tokenize(CLI::App&);

@@ -89,6 +89,7 @@ int run(int argc, char** argv) {
   add_chat(app);
   add_train(app);
   add_data(app);
+  add_plot(app);
   add_convert(app);
   add_inspect(app);
   add_tokenize(app);

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <memory>
@@ -19,6 +20,8 @@
 #include "metala/generate/text_stream.h"
 #include "metala/io/json.h"
 #include "metala/model/checkpoint.h"
+#include "metala/train/background_task.h"
+#include "metala/train/flops.h"
 #include "metala/train/metrics.h"
 #include "metala/train/packed_data.h"
 #include "metala/train/plot.h"
@@ -84,6 +87,7 @@ class Run {
         o_.resume ? newest_checkpoint(o_.output) : std::nullopt;
     require(!o_.resume || from.has_value(), "{}: no complete checkpoint to resume from", o_.output);
     std::optional<RunState> resumed;
+    if (from && speaks()) verify_checkpoint_of_run(*from);
     if (from) resumed = load_checkpoint_of_run(*from);
     make_task(from ? from->folder : o_.init_from);
     Parameters parameters = make_model(resumed);
@@ -285,30 +289,38 @@ class Run {
       if (o_.run && o_.run->exit_interval > 0 && r.step % o_.run->exit_interval == 0) exit_ = true;
       if (!speaks()) return;
       tokens += r.tokens;
-      metrics_->record(r.step,
-                       {{"train/lm_loss", r.loss},
-                        {"train/learning_rate", r.learning_rate},
-                        {"train/gradient_norm", r.gradient_norm},
-                        {"runtime/tokens_per_sec", static_cast<double>(r.tokens) / r.seconds}});
+      record(r);
       bar.update(static_cast<double>(r.step), fmt::format("step {} loss {:.3f}", r.step, r.loss),
                  static_cast<double>(tokens));
       if (o_.log_every > 0 && r.step % o_.log_every == 0) log(r, bar);
+      if (r.skipped) {
+        bar.say(fmt::format(
+            "step {:>6}  left out: loss {:.4f} (z {:.1f}), gradient norm {:.3f} (z {:.1f})", r.step,
+            r.loss, r.loss_z, r.gradient_norm, r.norm_z));
+      }
       if (o_.sample_every > 0 && r.step % o_.sample_every == 0) sample(trainer.model(), bar);
     };
     events.validated = [&](const ValidationReport& r) {
       if (speaks()) validated(r, bar);
     };
     events.save = [&](std::int64_t step) {
+      const auto start = std::chrono::steady_clock::now();
       save(trainer, step);
+      const std::chrono::duration<double> stall = std::chrono::steady_clock::now() - start;
+      if (speaks()) metrics_->record(step, {{"runtime/save_stall_seconds", stall.count()}});
       saved = step;
     };
     events.interrupted = [&] { return exit_ || interrupted(); };
+    flops_per_token_ = training_flops_per_token(o_.config);
+    peak_flops_ = o_.peak_tflops * 1e12;
+    if (trainer.step() > 0) remember_steps(trainer);
     if (o_.configured && speaks()) fmt::print(stderr, "{}", as_yaml(*o_.run));
     const bool stopped = trainer.run(events);
     if (test_task_ != nullptr && trainer.step() == o_.steps) {
       const ValidationReport test = trainer.validate(*test_task_);
       if (speaks()) tested(test, bar);
     }
+    saving_.wait();
     if (!speaks()) return;
     bar.finish();
     write_curve();
@@ -335,18 +347,53 @@ class Run {
     bar.say(line);
   }
 
+  // The spike guard of a resumed run knows the steps before it.
+  void remember_steps(Trainer& trainer) const {
+    if (o_.trainer.skip_spikes_above <= 0) return;
+    const std::string metrics = o_.output + "/metrics.jsonl";
+    const auto losses = read_metric(metrics, "train/lm_loss");
+    const auto norms = read_metric(metrics, "train/gradient_norm");
+    for (std::size_t i = 0; i < std::min(losses.size(), norms.size()); ++i) {
+      if (losses[i].first <= static_cast<double>(trainer.step())) {
+        trainer.remember(losses[i].second, norms[i].second);
+      }
+    }
+  }
+
   void tested(const ValidationReport& r, ProgressBar& bar) {
     metrics_->record(r.step, {{"test/lm_loss", r.loss}, {"test/lm_loss_ppl", r.perplexity}});
     bar.say(fmt::format("step {:>6}  test loss {:.4f}  perplexity {:.2f}", r.step, r.loss,
                         r.perplexity));
   }
 
+  double flops_per_second(const StepReport& r) const {
+    return flops_per_token_ * static_cast<double>(r.tokens) / r.seconds /
+           static_cast<double>(ranks_.size());
+  }
+
+  void record(const StepReport& r) {
+    MetricValues values = {{"train/lm_loss", r.loss},
+                           {"train/learning_rate", r.learning_rate},
+                           {"train/gradient_norm", r.gradient_norm},
+                           {"runtime/tokens_per_sec", static_cast<double>(r.tokens) / r.seconds},
+                           {"runtime/iteration_time", r.seconds},
+                           {"runtime/flops_per_sec_per_gpu", flops_per_second(r)}};
+    if (peak_flops_ > 0) {
+      values.emplace_back("runtime/model_flops_utilization", flops_per_second(r) / peak_flops_);
+    }
+    if (r.skipped) values.emplace_back("train/skipped", 1);
+    metrics_->record(r.step, values);
+  }
+
   void log(const StepReport& r, ProgressBar& bar) const {
-    bar.say(fmt::format(
+    std::string line = fmt::format(
         "iteration {}/{} | elapsed time per iteration (ms): {:.1f} | learning rate: {:.3E} | "
-        "lm_loss: {:.6E} | gradient norm: {:.4f} | tokens/sec: {:.0f}",
+        "lm_loss: {:.6E} | gradient norm: {:.4f} | tokens/sec: {:.0f} | TFLOP/s: {:.3g}",
         r.step, o_.steps, 1000 * r.seconds, r.learning_rate, r.loss, r.gradient_norm,
-        static_cast<double>(r.tokens) / r.seconds));
+        static_cast<double>(r.tokens) / r.seconds, flops_per_second(r) / 1e12);
+    if (peak_flops_ > 0)
+      line += fmt::format(" | MFU: {:.1f}%", 100 * flops_per_second(r) / peak_flops_);
+    bar.say(line);
   }
 
   void sample(const LanguageModel& model, ProgressBar& bar) const {
@@ -373,14 +420,27 @@ class Run {
     bar.say("  | " + text);
   }
 
-  void save(const Trainer& trainer, std::int64_t step) const {
+  // A run of one rank goes on while a copy of its state is written; ranks that must agree on what
+  // was written wait for it.
+  void save(const Trainer& trainer, std::int64_t step) {
     const ZeroOptimizer& optimizer = trainer.optimizer();
-    const RunState state = {o_.config, optimizer.weights(), optimizer.state(), trainer_json(),
-                            o_.configured ? as_yaml(*o_.run) : std::string()};
-    const auto tokenizer = [&](const std::string& folder) {
-      if (tokenizer_ != nullptr) tokenizer_->save(folder);
+    RunState state = {o_.config, optimizer.weights(), optimizer.state(), trainer_json(),
+                      o_.configured ? as_yaml(*o_.run) : std::string()};
+    const auto write = [this, step](const RunState& written) {
+      const auto tokenizer = [&](const std::string& folder) {
+        if (tokenizer_ != nullptr) tokenizer_->save(folder);
+      };
+      save_checkpoint_of_run(ranks_, o_.output, step, written, tokenizer, o_.keep);
     };
-    save_checkpoint_of_run(ranks_, o_.output, step, state, tokenizer, o_.keep);
+    if (!ranks_.alone()) {
+      write(state);
+      return;
+    }
+    saving_.wait();
+    for (auto* tensors : {&state.parameters, &state.optimizer}) {
+      for (auto& [name, tensor] : *tensors) tensor = tensor.copy();
+    }
+    saving_.start([write, state = std::move(state)] { write(state); });
   }
 
   void write_curve() const {
@@ -402,6 +462,8 @@ class Run {
   std::int64_t training_tokens_ = 0;
   bool exit_ = false;  // exit_interval is reached
   std::optional<Metrics> metrics_;
+  double flops_per_token_ = 0, peak_flops_ = 0;
+  BackgroundTask saving_;  // last: its job uses what stands above
 };
 
 }  // namespace

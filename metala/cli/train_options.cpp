@@ -132,6 +132,15 @@ void add_run_options(CLI::App& command, TrainCommand& o) {
   command.add_option("--keep", o.keep, "Checkpoints to keep; 0: all")
       ->capture_default_str()
       ->check(not_negative());
+  command
+      .add_option("--skip-spikes", o.trainer.skip_spikes_above,
+                  "Leave out steps whose loss or gradient norm stands out by so many deviations; "
+                  "0: none")
+      ->check(not_negative());
+  command
+      .add_option("--peak-tflops", o.peak_tflops,
+                  "Teraflops a second that a device could do at most; shows utilisation (MFU)")
+      ->check(positive());
   command.add_option("--log-every", o.log_every, "Print a line every so many steps; 0: never")
       ->check(not_negative());
   command

@@ -42,6 +42,7 @@ struct TrainCommand {
   bool reset_at_documents = false;       // prepared data only
   std::int64_t validation_batches = 64;  // prepared data only: micro batches of an evaluation
   std::int64_t log_every = 0;
+  double peak_tflops = 0;             // of a device; 0: unknown
   std::vector<std::string> settings;  // KEY=VALUE over a configuration
 
   // Of configuration files (then everything above follows from it), or made of flags for prepared

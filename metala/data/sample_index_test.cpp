@@ -56,6 +56,19 @@ TEST(NumpyShuffle, ShufflesAsNumpyDoes) {
   EXPECT_EQ(shuffled(1234), (Numbers{7, 2, 9, 1, 0, 8, 4, 5, 6, 3}));
 }
 
+TEST(NumpyShuffle, LongRowsAreNumpysToo) {
+  // numpy.random.RandomState(7).shuffle(numpy.arange(100000)), by NumPy 2.4.6
+  Numbers values(100000);
+  std::iota(values.begin(), values.end(), 0u);
+  std::mt19937 random(7);
+  numpy_shuffle(random, std::span(values));
+  EXPECT_EQ(Numbers(values.begin(), values.begin() + 10),
+            (Numbers{33909, 92307, 89107, 9538, 31008, 71305, 71012, 62938, 20435, 3703}));
+  std::uint64_t sum = 0;
+  for (std::uint64_t i = 0; i < values.size(); ++i) sum += i * values[i];
+  EXPECT_EQ(sum, 250316905599413u);
+}
+
 TEST(NumpyShuffle, DrawsBeyond32BitsTakeTwoOutputsHighWordFirst) {
   std::mt19937 random(1234);
   const std::uint64_t most = (std::uint64_t{1} << 40) - 1;

@@ -1,8 +1,8 @@
 #include "metala/io/zip_writer.h"
 
-#include <array>
 #include <cassert>
-#include <cstring>
+
+#include "metala/io/checksum.h"
 
 namespace metala {
 namespace {
@@ -20,44 +20,7 @@ void put(std::string& bytes, Numbers... numbers) {
   (bytes.append(reinterpret_cast<const char*>(&numbers), sizeof numbers), ...);
 }
 
-// tables[k][b] is the checksum of byte b followed by k zeros.
-using Tables = std::array<std::array<std::uint32_t, 256>, 8>;
-
-constexpr Tables make_tables() {
-  Tables tables{};
-  for (std::uint32_t b = 0; b < 256; ++b) {
-    std::uint32_t c = b;
-    for (int bit = 0; bit < 8; ++bit) c = (c & 1) != 0 ? (c >> 1) ^ 0xedb88320u : c >> 1;
-    tables[0][b] = c;
-  }
-  for (std::size_t k = 1; k < 8; ++k) {
-    for (std::size_t b = 0; b < 256; ++b) {
-      const std::uint32_t before = tables[k - 1][b];
-      tables[k][b] = (before >> 8) ^ tables[0][before & 0xff];
-    }
-  }
-  return tables;
-}
-
-constexpr Tables tables = make_tables();
-
 }  // namespace
-
-std::uint32_t crc32(std::span<const std::byte> bytes) {
-  std::uint32_t c = 0xffffffff;
-  std::size_t i = 0;
-  for (; i + 8 <= bytes.size(); i += 8) {  // eight bytes a step, one table each
-    std::uint64_t word = 0;
-    std::memcpy(&word, bytes.data() + i, 8);
-    word ^= c;
-    c = 0;
-    for (std::size_t k = 0; k < 8; ++k) c ^= tables[7 - k][(word >> (8 * k)) & 0xff];
-  }
-  for (; i < bytes.size(); ++i) {
-    c = (c >> 8) ^ tables[0][(c ^ static_cast<std::uint32_t>(bytes[i])) & 0xff];
-  }
-  return ~c;
-}
 
 void ZipWriter::write(const std::string& bytes) {
   out_.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));

@@ -10,9 +10,6 @@
 
 namespace metala {
 
-// The checksum of zip files (polynomial 0xedb88320, reflected).
-std::uint32_t crc32(std::span<const std::byte> bytes);
-
 // Sizes and places always stand in zip64 fields, so that files of any size are written alike.
 // Format: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT
 class ZipWriter {

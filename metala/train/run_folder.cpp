@@ -13,6 +13,7 @@
 
 #include "metala/base/error.h"
 #include "metala/distributed/agreement.h"
+#include "metala/io/checksum.h"
 #include "metala/io/file.h"
 #include "metala/io/json.h"
 #include "metala/io/safetensors.h"
@@ -39,17 +40,56 @@ std::int64_t step_of(const std::string& name) {
   return std::stoll(digits);
 }
 
+// What a marker says of a file. Markers of before there were checksums hold the size alone.
+struct ListedFile {
+  std::uint64_t bytes = 0;
+  std::optional<std::string> crc32;
+};
+
+std::map<std::string, ListedFile> read_marker(const fs::path& folder) {
+  const std::string path = (folder / marker).string();
+  const auto json = parse_json(read_file(path, largest_json), path);
+  std::map<std::string, ListedFile> files;
+  for (const auto& [name, entry] : json.items()) {
+    ListedFile& file = files[name];
+    if (entry.is_object()) {
+      entry.at("bytes").get_to(file.bytes);
+      file.crc32 = entry.at("crc32").get<std::string>();
+    } else {
+      entry.get_to(file.bytes);
+    }
+  }
+  return files;
+}
+
+std::string checksum(const fs::path& file) {
+  return fmt::format("{:08x}", crc32_of_file(file.string()));
+}
+
+// Each rank leaves the checksum of its own large file beside it for the marker, so that no rank
+// reads what others wrote.
+constexpr const char* note_suffix = ".crc32";
+
+void note_checksum(const fs::path& file) {
+  write_file_atomically(file.string() + note_suffix, checksum(file));
+}
+
+std::string noted_checksum(const fs::path& file) {
+  const fs::path note = file.string() + note_suffix;
+  if (!fs::exists(note)) return checksum(file);
+  const std::string noted = read_file(note.string(), 16);
+  fs::remove(note);
+  return noted;
+}
+
 // Whether the folder holds the files that its marker lists, at the sizes it lists.
 bool complete(const fs::path& folder) {
   const fs::path path = folder / marker;
   std::error_code failure;
   if (!fs::is_regular_file(path, failure)) return false;
   try {
-    const auto sizes = parse_json(read_file(path.string(), largest_json), path.string());
-    for (const auto& [name, size] : sizes.items()) {
-      if (fs::file_size(folder / name, failure) != size.get<std::uint64_t>() || failure) {
-        return false;
-      }
+    for (const auto& [name, file] : read_marker(folder)) {
+      if (fs::file_size(folder / name, failure) != file.bytes || failure) return false;
     }
   } catch (const std::exception&) {
     return false;
@@ -79,11 +119,13 @@ bool is_optimizer_file(const std::string& name) {
          (name.starts_with("optimizer-") && name.ends_with(".safetensors"));
 }
 
-// The sizes of all files, `ranks` of them of the optimizer.
+// Sizes and checksums of all files, `ranks` of them of the optimizer.
 void write_marker(const fs::path& folder, int ranks) {
-  nlohmann::ordered_json sizes = nlohmann::ordered_json::object();
+  nlohmann::ordered_json listed = nlohmann::ordered_json::object();
   std::vector<fs::path> files;
-  for (const auto& entry : fs::directory_iterator(folder)) files.push_back(entry.path());
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (entry.path().extension() != note_suffix) files.push_back(entry.path());
+  }
   std::sort(files.begin(), files.end());
   const auto of_optimizer = std::count_if(files.begin(), files.end(), [](const fs::path& file) {
     return is_optimizer_file(file.filename().string());
@@ -92,8 +134,11 @@ void write_marker(const fs::path& folder, int ranks) {
           "{}: holds {} of the {} ranks' optimizer files; --output must be a folder that all "
           "ranks share",
           folder.string(), of_optimizer, ranks);
-  for (const auto& file : files) sizes[file.filename().string()] = fs::file_size(file);
-  write_file_atomically((folder / marker).string(), sizes.dump(2) + "\n");
+  for (const auto& file : files) {
+    listed[file.filename().string()] = {{"bytes", fs::file_size(file)},
+                                        {"crc32", noted_checksum(file)}};
+  }
+  write_file_atomically((folder / marker).string(), listed.dump(2) + "\n");
 }
 
 }  // namespace
@@ -152,6 +197,7 @@ void save_checkpoint_of_run(Communicator& ranks, const std::string& run, std::in
     });
     phase([&] {
       write_safetensors((aside / optimizer_file(ranks)).string(), state.optimizer, {});
+      note_checksum(aside / optimizer_file(ranks));
       if (!first) return;
       save_checkpoint(aside.string(), state.config, state.parameters);
       if (save_tokenizer) save_tokenizer(aside.string());
@@ -175,6 +221,18 @@ void save_checkpoint_of_run(Communicator& ranks, const std::string& run, std::in
   const auto all = checkpoints(run);
   for (std::size_t i = 0; keep > 0 && i + static_cast<std::size_t>(keep) < all.size(); ++i) {
     fs::remove_all(all[i].folder, failure);
+  }
+}
+
+void verify_checkpoint_of_run(const RunCheckpoint& checkpoint) {
+  const fs::path folder = checkpoint.folder;
+  for (const auto& [name, file] : read_marker(folder)) {
+    if (!file.crc32) continue;
+    const std::string found = checksum(folder / name);
+    require(found == *file.crc32,
+            "{}: is damaged (checksum {}, COMPLETE says {}); remove {} to go on from the "
+            "checkpoint before it",
+            (folder / name).string(), found, *file.crc32, checkpoint.folder);
   }
 }
 

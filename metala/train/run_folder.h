@@ -2,7 +2,7 @@
 //
 //   RUN/step-00000100/config.json, model.safetensors, tokenizer files   a model like any other
 //                     optimizer.safetensors, trainer.json               what resuming needs besides
-//                     COMPLETE                                          sizes of all files; last
+//                     COMPLETE                           sizes and checksums of all files; last
 //       lock                                                            held while somebody trains
 //
 // Of n > 1 ranks each writes optimizer-R-of-N.safetensors, what it owns of the optimizer's state.
@@ -51,6 +51,9 @@ void save_checkpoint_of_run(Communicator&, const std::string& run, std::int64_t 
                             const RunState&,
                             const std::function<void(const std::string& folder)>& save_tokenizer,
                             std::int64_t keep);
+
+// Reads every file and throws Error naming the first whose checksum is not the one in COMPLETE.
+void verify_checkpoint_of_run(const RunCheckpoint&);
 
 RunState load_checkpoint_of_run(const RunCheckpoint&);
 

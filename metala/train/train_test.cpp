@@ -12,12 +12,16 @@
 #include "metala/base/error.h"
 #include "metala/harness/temporary_folder.h"
 #include "metala/io/file.h"
+#include "metala/train/background_task.h"
+#include "metala/train/flops.h"
 #include "metala/train/metrics.h"
 #include "metala/train/mqar_task.h"
 #include "metala/train/plot.h"
 #include "metala/train/progress.h"
 #include "metala/train/schedule.h"
+#include "metala/train/spike_guard.h"
 #include "metala/train/tensorboard.h"
+#include "metala/train/text_plot.h"
 #include "metala/train/text_task.h"
 
 namespace metala {
@@ -240,6 +244,76 @@ TEST(Plot, TicksAreRoundAndAnyCurvesMakeValidSvg) {
     EXPECT_EQ(text.find("nan"), std::string::npos);
     EXPECT_EQ(text.find("<point>"), std::string::npos);
   }
+}
+
+TEST(TextPlot, CurvesTicksAndLegendsFitTheirWidth) {
+  const Plot plot = {
+      "falling",
+      "step",
+      "loss",
+      {{"fall", {{0, 10}, {50, 5}, {100, 0}}}, {"gap", {{0, 0}, {50, NAN}, {100, 10}}}}};
+  const std::string text = text_plot(plot, 60, 11);
+  std::vector<std::string> lines;
+  for (std::size_t at = 0; at < text.size(); at = text.find('\n', at) + 1) {
+    lines.push_back(text.substr(at, text.find('\n', at) - at));
+    EXPECT_LE(lines.back().size(), 60u);
+  }
+  ASSERT_EQ(lines.size(), 1u + 11 + 2 + 2);
+  EXPECT_EQ(lines[1].find('*'), 11u);  // the first curve starts at the top left
+  EXPECT_EQ(lines[11].back(), '*');    // and ends at the bottom right
+  EXPECT_EQ(lines[1].back(), 'o');     // where the second one ends
+  EXPECT_EQ(std::count(text.begin(), text.end(), 'o'), 2 + 1);  // two points, and the legend
+  EXPECT_NE(lines[1].find("10 |"), std::string::npos);
+  EXPECT_NE(lines[13].find("50"), std::string::npos);
+  for (const Plot& odd :
+       {Plot{}, Plot{"one", "", "", {{"c", {{1, 1}}}}}, Plot{"n", "", "", {{"c", {{1, NAN}}}}}}) {
+    EXPECT_FALSE(text_plot(odd, 40, 4).empty());
+  }
+}
+
+TEST(TextPlot, SmoothingTakesMeansOfNeighbours) {
+  const Curve curve = {"c", {{1, 2}, {2, 4}, {3, NAN}, {4, 6}, {5, 8}, {6, 1}}};
+  const Curve smooth = smoothed(curve, 2);
+  EXPECT_EQ(smooth.points, (std::vector<std::pair<double, double>>{{1.5, 3}, {4.5, 7}, {6, 1}}));
+}
+
+TEST(Flops, AreThoseOfTheFormulaInNumbers) {
+  Config c;  // d 1024, L 24, H 8, f 2816, V 50304
+  c.vocab_size = 50304;
+  c.glu_width = 2816;
+  // 6 (L (4 d^2 + 3 d f) + V d) + 3 L (2 d^2 / H + 1.5 C d)
+  const double matrices = 24 * (4.0 * 1024 * 1024 + 3.0 * 1024 * 2816) + 50304.0 * 1024;
+  const double recurrence = 24 * (2.0 * 1024 * 1024 / 8 + 1.5 * 64 * 1024);
+  EXPECT_EQ(training_flops_per_token(c), 6 * matrices + 3 * recurrence);
+  c.tie_word_embeddings = false;  // looking a row up costs nothing
+  EXPECT_EQ(training_flops_per_token(c), 6 * matrices + 3 * recurrence);
+}
+
+TEST(SpikeGuard, ScoresStandOutFromTheLast128Steps) {
+  SpikeGuard guard;
+  for (int i = 0; i < 128; ++i) {
+    const auto z = guard.score(i % 2 == 0 ? 1 : 3, 5);
+    EXPECT_EQ(z.loss, 0);
+    EXPECT_EQ(z.norm, 0);
+  }
+  const auto z = guard.score(7, 5);  // mean 2, deviation 1
+  EXPECT_NEAR(z.loss, 5, 1e-12);
+  EXPECT_EQ(z.norm, 0);  // nothing varies
+  SpikeGuard again;
+  for (int i = 1; i < 128; ++i) again.score(i % 2 == 0 ? 1 : 3, 5);
+  again.score(7, 5);
+  EXPECT_EQ(guard.score(4, 6).loss, again.score(4, 6).loss);  // only the last 128 count
+}
+
+TEST(BackgroundTask, WaitsForItsJobAndHandsOnWhatItThrew) {
+  BackgroundTask task;
+  int done = 0;
+  for (int i = 0; i < 3; ++i) task.start([&done, i] { done = done == i ? i + 1 : -1; });
+  task.wait();
+  EXPECT_EQ(done, 3);
+  task.start([] { throw Error("disk"); });
+  EXPECT_THROW(task.wait(), Error);
+  task.wait();  // said once
 }
 
 TEST(Progress, NumbersAndTimesAreShort) {

@@ -135,14 +135,24 @@ StepReport Trainer::advance() {
   update.learning_rate = learning_rate(options_.schedule, step_);
   update.step = step_ + 1;
   optimizer_.global_norm(norm_);
-  optimizer_.update(update, norm_);
+  // Unguarded, the update is under way before anybody waits for the loss; it leaves the weights
+  // alone where the norm is not finite.
+  const bool guarded = options_.skip_spikes_above > 0;
+  if (!guarded) optimizer_.update(update, norm_);
   double loss[] = {cross_entropy::read(sums_).loss};
   sum_over_ranks(loss, "losses");
   const double norm = norm_.to({}).data<double>()[0];
   require_finite(loss[0], norm);
+  StepReport report;
+  if (guarded) {
+    const SpikeGuard::Scores z = guard_.score(loss[0] / labelled, norm);
+    report.loss_z = z.loss;
+    report.norm_z = z.norm;
+    report.skipped = std::max(z.loss, z.norm) > options_.skip_spikes_above;
+    if (!report.skipped) optimizer_.update(update, norm_);
+  }
   ++step_;
 
-  StepReport report;
   report.step = step_;
   report.loss = loss[0] / labelled;
   report.learning_rate = update.learning_rate;

@@ -20,6 +20,7 @@
 #include "metala/model/language_model.h"
 #include "metala/ops/adamw/adamw.h"
 #include "metala/train/schedule.h"
+#include "metala/train/spike_guard.h"
 #include "metala/train/task.h"
 #include "metala/train/zero_optimizer.h"
 
@@ -48,6 +49,9 @@ struct TrainerOptions {
   SavePlan save;
   TrainingOptions model;
   double stop_at_accuracy = 2;  // validation accuracy that ends the run early
+  // A step whose loss or gradient norm stands out by more deviations than this is not taken: the
+  // weights stay as they are (spike_guard.h). 0: every step is taken.
+  double skip_spikes_above = 0;
   std::int64_t bucket_bytes = ZeroOptions().bucket_bytes;
 };
 
@@ -56,6 +60,8 @@ struct StepReport {
   double loss = 0;
   double learning_rate = 0;
   double gradient_norm = 0;
+  double loss_z = 0, norm_z = 0;  // of the spike guard, when it is on
+  bool skipped = false;           // by it
   std::int64_t tokens = 0;
   double seconds = 0;
 };
@@ -100,6 +106,8 @@ class Trainer {
 
   // The weights and this rank's part of the optimizer's state (zero_optimizer.h), for checkpoints.
   const ZeroOptimizer& optimizer() const { return optimizer_; }
+  // Tells the spike guard of a step before this run of the program.
+  void remember(double loss, double gradient_norm) { guard_.score(loss, gradient_norm); }
   // Goes on after `step` done steps with the states that ranks saved then.
   void restore(std::int64_t step, const std::map<std::string, Tensor>& optimizer_states);
 
@@ -123,6 +131,7 @@ class Trainer {
   std::int64_t step_ = 0;
   Arena arena_;
   Tensor sums_, norm_;  // of a step, on the device
+  SpikeGuard guard_;
 };
 
 }  // namespace metala
