@@ -3,7 +3,7 @@ build := build/release
 
 cuda := build/cuda
 
-.PHONY: build demo test corpus clean build-gpu test-gpu bench-gpu bundle
+.PHONY: build demo test soak corpus clean build-gpu test-gpu test-gpu-ranks bench-gpu bundle
 
 build:
 	@tools/install_packages.sh
@@ -26,6 +26,10 @@ build-gpu:
 test-gpu: build-gpu
 	@tools/test_gpu.sh $(cuda)/metala $(cuda)/tests tests/golden/tiny tests/golden/tied tests/golden/padded
 
+# Ranks with a GPU each, on a machine with two to four; needs NCCL (NCCL_ROOT where it is elsewhere).
+test-gpu-ranks:
+	@tools/test_gpu_ranks.sh $(cuda)
+
 bench-gpu: build-gpu
 	@tools/bench_gpu.sh $(cuda)/metala
 
@@ -37,6 +41,11 @@ bundle: $(if $(nvcc),build-gpu,build)
 	@cp LICENSE build/bundle/metala/
 	@tar -C build/bundle -czf build/metala.tar.gz metala
 	@du -h build/metala.tar.gz
+
+# Kills ranks of a run at random moments and compares what comes out with an undisturbed run.
+KILLS ?= 50
+soak: build
+	@tools/soak.py $(build)/metala --kills $(KILLS)
 
 # Fetches Debian's documentation packages and makes the training text in corpus/.
 corpus:

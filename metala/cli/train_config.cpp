@@ -52,8 +52,8 @@ constexpr auto flag_keys = std::to_array<std::pair<std::string_view, std::string
 // Flags about how a run is shown or started, which no key stands for.
 constexpr auto free_flags = std::to_array<std::string_view>(
     {"--resume", "--set", "--skip-spikes", "--peak-tflops", "--sample-every", "--sample-prompt",
-     "--stop-at-accuracy", "--context-ranks", "--rank", "--ranks", "--local-rank", "--master",
-     "--communication-timeout"});
+     "--stop-at-accuracy", "--context-ranks", "--bucket-size", "--rank", "--ranks", "--local-rank",
+     "--master", "--communication-timeout"});
 
 using Overrides = std::vector<std::pair<std::string, std::string>>;
 

@@ -1,5 +1,7 @@
 #include "metala/distributed/world.h"
 
+#include <utility>
+
 #include "metala/base/error.h"
 #ifdef METALA_MPI
 #include "metala/distributed/communicator_mpi.h"
@@ -32,17 +34,11 @@ std::unique_ptr<Communicator> checked_mpi_world(const Launch& launch, std::chron
 
 std::unique_ptr<Communicator> gpu_world(const Launch& launch, Device device,
                                         std::chrono::milliseconds timeout) {
+  if (launch.by_mpi) return gpu_group(device, checked_mpi_world(launch, timeout), timeout);
 #ifdef METALA_NCCL
-  if (launch.by_mpi) {
-    return nccl_world(device, checked_mpi_world(launch, timeout), timeout);
-  }
-  return nccl_world(device, launch, timeout);
+  return nccl_group(device, launch, timeout);
 #else
-  (void)timeout;
-  fail(
-      "rank {} of {} on {}: this build has no NCCL, which connects GPUs; install libnccl-dev and "
-      "build again, or start one process",
-      launch.rank, launch.size, device.text());
+  return gpu_group(device, nullptr, timeout);
 #endif
 }
 
@@ -61,6 +57,20 @@ bool nccl_built() {
   return true;
 #else
   return false;
+#endif
+}
+
+std::unique_ptr<Communicator> gpu_group(Device device, std::shared_ptr<Communicator> host,
+                                        std::chrono::milliseconds timeout) {
+#ifdef METALA_NCCL
+  return nccl_group(device, std::move(host), timeout);
+#else
+  (void)host;
+  (void)timeout;
+  fail(
+      "several ranks on {}: this build has no NCCL, which connects GPUs; install libnccl-dev, or "
+      "set NCCL_ROOT, and build again; or start one process",
+      device.text());
 #endif
 }
 

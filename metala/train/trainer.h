@@ -52,7 +52,7 @@ struct TrainerOptions {
   // A step whose loss or gradient norm stands out by more deviations than this is not taken: the
   // weights stay as they are (spike_guard.h). 0: every step is taken.
   double skip_spikes_above = 0;
-  std::int64_t bucket_bytes = ZeroOptions().bucket_bytes;
+  std::int64_t bucket_bytes = 0;  // of gradients sent at once; 0: by the number of ranks
 };
 
 struct StepReport {

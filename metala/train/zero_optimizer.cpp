@@ -42,6 +42,11 @@ Tensor flat(const Tensor& t) {
   return t.reshape({t.count()});
 }
 
+std::int64_t automatic_bucket(int ranks) {
+  constexpr std::int64_t mib = std::int64_t{1} << 20;
+  return std::clamp(2 * mib * ranks, 16 * mib, 1024 * mib);
+}
+
 std::string part_name(const std::string& tensor, std::int64_t begin, std::int64_t end) {
   return fmt::format("{}[{}:{}]", tensor, begin, end);
 }
@@ -140,6 +145,7 @@ struct ZeroOptimizer::Part {
 
 ZeroOptimizer::ZeroOptimizer(Communicator& ranks, const Parameters& weights, ZeroOptions options)
     : ranks_(ranks), options_(options) {
+  if (options_.bucket_bytes == 0) options_.bucket_bytes = automatic_bucket(ranks.size());
   cut_into_buckets(weights);
   std::map<std::string, Tensor> values, gradients;
   for (auto& bucket : buckets_) {
