@@ -146,7 +146,7 @@ function(metala_ranks_tests)
     add_test(NAME ranks_test_on_${ranks}
              COMMAND ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${ranks} $<TARGET_FILE:ranks_test>)
     set_tests_properties(ranks_test_on_${ranks} PROPERTIES
-      ENVIRONMENT "${metala_mpirun_environment}" TIMEOUT 120 PROCESSORS 2)
+      ENVIRONMENT "${metala_mpirun_environment}" TIMEOUT 600 PROCESSORS 2)
   endforeach()
 endfunction()
 

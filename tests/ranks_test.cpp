@@ -17,6 +17,9 @@ using namespace program;
 using Clock = std::chrono::steady_clock;
 using std::chrono::seconds;
 
+// A busy machine may stand still for a while; what hangs would do so for ten minutes.
+constexpr seconds patience(150);
+
 const std::string text = METALA_SOURCE_DIR "/docs/architecture.md";
 
 std::string options(const std::string& run, const std::string& more) {
@@ -67,9 +70,9 @@ class Background {
     return false;
   }
 
-  // Until `holds`, or the ranks have ended, or a minute has passed.
+  // Until `holds`, or the ranks have ended, or patience has.
   bool wait_until(const std::function<bool()>& holds) {
-    for (const auto until = Clock::now() + seconds(60); Clock::now() < until;) {
+    for (const auto until = Clock::now() + patience; Clock::now() < until;) {
       if (holds()) return true;
       if (ended()) return false;
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
@@ -134,13 +137,13 @@ std::vector<double> losses(const std::string& run) {
 TEST(Ranks, ARankKilledInAStepOrASaveEndsTheOthersAndNothingIsLost) {
   const Folder folder;
   const std::string whole = folder / "whole", killed = folder / "killed";
-  const std::string length = "--steps 120 --save-every 12";
+  const std::string length = "--steps 60 --save-every 1";
   ASSERT_EQ(on_ranks(2, options(whole, length)).status, 0);
   {
     Background ranks(2, options(killed, length));
     ASSERT_TRUE(ranks.wait_until([&] { return has_checkpoint(killed); })) << ranks.err();
     ASSERT_TRUE(ranks.signal_rank(1, SIGKILL));
-    EXPECT_GT(ranks.wait(seconds(20)), 0);
+    EXPECT_GT(ranks.wait(patience), 0);
     EXPECT_NE(ranks.err().find("rank 1"), std::string::npos) << ranks.err();
   }
   for (const int victim : {1, 0}) {
@@ -148,14 +151,14 @@ TEST(Ranks, ARankKilledInAStepOrASaveEndsTheOthersAndNothingIsLost) {
     Background ranks(2, options(killed, length + " --resume"));
     ASSERT_TRUE(ranks.wait_until([&] { return is_saving(killed); })) << ranks.err();
     ASSERT_TRUE(ranks.signal_rank(victim, SIGKILL));
-    EXPECT_GT(ranks.wait(seconds(20)), 0);
+    EXPECT_GT(ranks.wait(patience), 0);
     EXPECT_NE(ranks.err().find("rank " + std::to_string(victim)), std::string::npos);
   }
   const Outcome last = on_ranks(2, options(killed, length + " --resume"));
   ASSERT_EQ(last.status, 0) << last.err;
   EXPECT_EQ(losses(killed), losses(whole));
-  for (const char* file : {"/step-00000120/model.safetensors",
-                           "/step-00000120/optimizer-00001-of-00002.safetensors"}) {
+  for (const char* file : {"/step-00000060/model.safetensors",
+                           "/step-00000060/optimizer-00001-of-00002.safetensors"}) {
     EXPECT_TRUE(slurp(killed + file) == slurp(whole + file)) << file;
   }
 }
@@ -164,8 +167,9 @@ TEST(Ranks, ARankThatHangsIsNamedByTheOthersWhichEnd) {
   const Folder folder;
   Background ranks(2, options(folder / "run", "--steps 100000 --communication-timeout 1"));
   ASSERT_TRUE(ranks.wait_until([&] { return losses(folder / "run").size() > 3; })) << ranks.err();
-  ASSERT_TRUE(ranks.signal_rank(1, SIGSTOP));
-  EXPECT_GT(ranks.wait(seconds(20)), 0);
+  // Again and again: whoever continues processes here must not end the silence.
+  ranks.wait_until([&] { return !ranks.signal_rank(1, SIGSTOP); });
+  EXPECT_GT(ranks.wait(patience), 0);
   EXPECT_NE(ranks.err().find("metala: rank 0 of 2: "), std::string::npos) << ranks.err();
   EXPECT_NE(ranks.err().find("rank 1 does not answer"), std::string::npos) << ranks.err();
 }
@@ -199,7 +203,7 @@ TEST(Ranks, ASignalSavesAndStopsAllOfThem) {
   Background ranks(2, options(run, "--steps 100000 --save-every 0"));
   ASSERT_TRUE(ranks.wait_until([&] { return losses(run).size() > 3; })) << ranks.err();
   ASSERT_TRUE(ranks.signal_rank(1, SIGUSR1));
-  EXPECT_EQ(ranks.wait(seconds(20)), 0) << ranks.err();
+  EXPECT_EQ(ranks.wait(patience), 0) << ranks.err();
   EXPECT_TRUE(has_checkpoint(run));
   EXPECT_NE(ranks.err().find("go on with --resume"), std::string::npos) << ranks.err();
 }
@@ -240,6 +244,8 @@ TEST(Ranks, DifferentProgramsOptionsOrFilesAreRefusedInOneError) {
   const std::string absent = pair(program + options(folder / "run", "") + " /nonexistent",
                                   program + options(folder / "run", "") + " /nonexistent");
   EXPECT_EQ(count(absent, "/nonexistent: "), 1u) << absent;
+  const std::string misused = pair(program + "train --frobnicate", program + "train --frobnicate");
+  EXPECT_EQ(count(misused, "no option --frobnicate"), 1u) << misused;
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include "metala/base/error.h"
 #include "metala/base/nearest_word.h"
 #include "metala/cli/commands.h"
+#include "metala/distributed/launch.h"
 
 namespace metala::cli {
 namespace {
@@ -44,8 +45,18 @@ std::string nearest(const CLI::App& app, const std::string& word) {
   return nearest_word(word, names);
 }
 
+// Every rank of a job reads the same words; rank 0 says what is wrong with them.
+bool speaks() {
+  try {
+    return launch_from(environment_variable).rank == 0;
+  } catch (const Error&) {
+    return true;
+  }
+}
+
 int misuse(const CLI::App& app, const std::string& problem) {
   const CLI::App* command = parsed_command(app);
+  if (command->get_name() == "train" && !speaks()) return 2;
   const std::string name = full_name(*command);
   const char* stop = problem.ends_with('?') ? "" : ".";
   fmt::print(stderr, "{}: {}{} See {} --help.\n", name, problem, stop, name);

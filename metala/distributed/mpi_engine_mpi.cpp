@@ -152,7 +152,7 @@ bool Engine::advance(const std::shared_ptr<Job>& job) {
   } else if (done != 0) {
     finish(job, "");
   } else if (Clock::now() > job->deadline) {
-    finish(job, roll_call(job->what));
+    finish(job, roll_call());
   } else {
     return false;
   }
@@ -179,17 +179,15 @@ void Engine::answer_roll_calls() {
     std::int64_t theirs = 0;
     MPI_Recv(&theirs, 1, MPI_INT64_T, status.MPI_SOURCE, question, roll_, MPI_STATUS_IGNORE);
     MPI_Request request = MPI_REQUEST_NULL;
-    static std::int64_t mine;  // outlives the call; the newest count is as good as an older one
-    mine = started_;
-    MPI_Isend(&mine, 1, MPI_INT64_T, status.MPI_SOURCE, answer, roll_, &request);
+    answered_ = started_;  // a newer count is as good as the one an earlier answer meant
+    MPI_Isend(&answered_, 1, MPI_INT64_T, status.MPI_SOURCE, answer, roll_, &request);
     MPI_Request_free(&request);
   }
 }
 
 // Asks every rank how many operations it has taken part in, and says who is behind or silent.
-std::string Engine::roll_call(const std::string&) {
-  static std::int64_t asked;
-  asked = started_;
+std::string Engine::roll_call() {
+  asked_ = started_;
   std::vector<std::int64_t> counts(static_cast<std::size_t>(size_), -1);
   std::vector<MPI_Request> answers(static_cast<std::size_t>(size_), MPI_REQUEST_NULL);
   for (int rank = 0; rank < size_; ++rank) {
@@ -197,7 +195,7 @@ std::string Engine::roll_call(const std::string&) {
     const auto i = static_cast<std::size_t>(rank);
     MPI_Request request = MPI_REQUEST_NULL;
     MPI_Irecv(&counts[i], 1, MPI_INT64_T, rank, answer, roll_, &answers[i]);
-    MPI_Isend(&asked, 1, MPI_INT64_T, rank, question, roll_, &request);
+    MPI_Isend(&asked_, 1, MPI_INT64_T, rank, question, roll_, &request);
     MPI_Request_free(&request);
   }
   const auto until = Clock::now() + grace;
@@ -215,7 +213,7 @@ std::string Engine::roll_call(const std::string&) {
       silent.push_back(rank);
       MPI_Cancel(&answers[i]);
       MPI_Wait(&answers[i], MPI_STATUS_IGNORE);
-    } else if (counts[i] < asked) {
+    } else if (counts[i] < asked_) {
       behind.push_back(rank);
     }
   }

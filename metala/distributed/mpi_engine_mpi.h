@@ -57,12 +57,14 @@ class Engine {
   bool advance(const std::shared_ptr<Job>&);  // whether it has ended
   void finish(const std::shared_ptr<Job>&, std::string failure);
   void answer_roll_calls();
-  std::string roll_call(const std::string& what);
+  std::string roll_call();
 
   const std::chrono::milliseconds timeout_;
   int rank_ = 0, size_ = 1;
   MPI_Comm roll_ = MPI_COMM_NULL;  // questions and answers of roll calls
-  std::int64_t started_ = 0;       // operations that took part in, in their common order
+  std::int64_t started_ = 0;       // operations taken part in, in their common order
+  // What roll calls send: sending may go on after the call that began it.
+  std::int64_t asked_ = 0, answered_ = 0;
 
   std::mutex mutex_;
   std::condition_variable submitted_, finished_;

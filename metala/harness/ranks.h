@@ -20,7 +20,7 @@ inline std::unique_ptr<Communicator>& world_slot() {
 inline Communicator& world() {
   auto& slot = world_slot();
   if (!slot) {
-    slot = open_world(launch_from(environment_variable), {}, std::chrono::seconds(60));
+    slot = open_world(launch_from(environment_variable), {}, std::chrono::minutes(5));
   }
   return *slot;
 }

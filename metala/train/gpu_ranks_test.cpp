@@ -27,7 +27,7 @@ class GpuRanks : public testing::Test {
     }
     if (world().any(!ready, "GPUs")) GTEST_SKIP() << "needs NCCL and a GPU for each rank";
     const std::shared_ptr<Communicator> host(&world(), [](Communicator*) {});  // not ours to end
-    group_ = gpu_group(gpu_, host, std::chrono::seconds(60));
+    group_ = gpu_group(gpu_, host, std::chrono::minutes(5));
   }
 
   Tensor numbered(std::int64_t count, DType type = DType::f32) const {

@@ -6,9 +6,11 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <thread>
 #include <vector>
 
 #include "metala/base/error.h"
@@ -153,7 +155,14 @@ RunLock::RunLock(const std::string& run) {
   const std::string path = run + "/lock";
   file_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   require(file_ >= 0, "{}: cannot open: {}", path, std::strerror(errno));
-  if (flock(file_, LOCK_EX | LOCK_NB) != 0) {
+  // A process that was just killed holds it until the last of its memory is given back.
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(2);
+  bool mine = flock(file_, LOCK_EX | LOCK_NB) == 0;
+  while (!mine && std::chrono::steady_clock::now() < until) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    mine = flock(file_, LOCK_EX | LOCK_NB) == 0;
+  }
+  if (!mine) {
     std::string holder(256, '\0');
     const auto length = pread(file_, holder.data(), holder.size(), 0);
     holder.resize(length > 0 ? static_cast<std::size_t>(length) : 0);
