@@ -1,5 +1,7 @@
 #include "metala/autograd/functions.h"
 
+#include <algorithm>
+
 #include "metala/base/profile.h"
 #include "metala/base/threads.h"
 #include "metala/device/cuda/matrix_product_cuda.h"
@@ -37,22 +39,56 @@ void add_into(const Tensor& from, const Tensor& to) {
   return add_rows(float{});
 }
 
-// Where residual + something goes: fresh memory holding the residual when its old value may be
-// needed for gradients, else the residual itself.
+// Where residual + something goes: fresh memory when the residual's old value may be needed for
+// gradients, else the residual itself.
 Variable sum_target(const Tape& tape, const Variable& residual) {
   if (!tape.recording()) return residual;
-  Variable sum = tape.intermediate(residual.value().shape(), residual.value().dtype());
-  sum.value().copy_from(residual.value());
-  return sum;
+  return tape.intermediate(residual.value().shape(), residual.value().dtype());
+}
+
+void copy_onto(const Tensor& from, const Tensor& to) {
+  if (from.raw() != to.raw()) to.copy_from(from);
+}
+
+// The gradient of residual + something is that of its sum, which is read no more: last in a record.
+void pull_back_residual(const Variable& y, const Variable& residual) {
+  residual.take_gradient(y.gradient(), add_into);
 }
 
 void pull_back_linear(const Variable& y, const Variable& x, const Variable& weight,
                       const Variable& bias) {
   const Tensor dy = y.gradient();
-  if (x.needs_gradient()) linear::backward_input(dy, weight.value(), x.gradient());
+  if (x.needs_gradient()) {
+    const auto [dx, write] = x.gradient_slot();
+    linear::backward_input(dy, weight.value(), dx, write);
+  }
   if (weight.needs_gradient()) {
     linear::backward_weight(dy, x.value(), weight.gradient(), gradient_of(bias));
   }
+}
+
+// The gradients of several variables, all to be written if all are blank and different, else all to
+// be added to. Absent variables have none.
+struct Slots {
+  std::vector<Tensor> tensors;
+  Write write;
+};
+
+Slots slots_of(const std::vector<Variable>& variables) {
+  std::vector<GradientSlot> slots;
+  for (const Variable& v : variables) {
+    slots.push_back(v.defined() ? v.gradient_slot() : GradientSlot());
+  }
+  const auto fresh = [](const GradientSlot& slot) {
+    return !slot.tensor.defined() || slot.write == Write::overwrite;
+  };
+  Slots all = {
+      {}, std::all_of(slots.begin(), slots.end(), fresh) ? Write::overwrite : Write::accumulate};
+  for (const GradientSlot& slot : slots) {
+    if (all.write == Write::accumulate) prepare(slot.tensor, slot.write);
+    all.tensors.push_back(slot.tensor);
+  }
+  return all;
 }
 
 }  // namespace
@@ -83,7 +119,8 @@ Variable rms_norm(Tape& tape, const Variable& x, double eps) {
   rms_norm::forward(in, eps, y.value(), inverse_rms);
   tape.record([=] {
     const profile::Scope back("norm, backward");
-    rms_norm::backward(y.gradient(), y.value(), inverse_rms, x.gradient());
+    const auto [dx, write] = x.gradient_slot();
+    rms_norm::backward(y.gradient(), y.value(), inverse_rms, dx, write);
   });
   return y;
 }
@@ -120,11 +157,11 @@ Variable linear(Tape& tape, const Variable& x, const Variable& weight, const Var
 Variable add_linear(Tape& tape, const Variable& residual, const Variable& x, const Variable& weight,
                     const Variable& bias) {
   const Variable y = sum_target(tape, residual);
-  linear::forward(x.value(), weight.value(), value_of(bias), y.value(), linear::Write::accumulate);
+  linear::forward_onto(residual.value(), x.value(), weight.value(), value_of(bias), y.value());
   if (tape.recording()) {
     tape.record([=] {
-      if (residual.needs_gradient()) add_into(y.gradient(), residual.gradient());
       pull_back_linear(y, x, weight, bias);
+      pull_back_residual(y, residual);
     });
   }
   return y;
@@ -132,11 +169,12 @@ Variable add_linear(Tape& tape, const Variable& residual, const Variable& x, con
 
 Variable add(Tape& tape, const Variable& residual, const Variable& x) {
   const Variable y = sum_target(tape, residual);
+  copy_onto(residual.value(), y.value());
   add_into(x.value(), y.value());
   if (tape.recording()) {
     tape.record([=] {
-      if (residual.needs_gradient()) add_into(y.gradient(), residual.gradient());
       if (x.needs_gradient()) add_into(y.gradient(), x.gradient());
+      pull_back_residual(y, residual);
     });
   }
   return y;
@@ -149,7 +187,9 @@ Variable glu(Tape& tape, glu::Activation activation, const Variable& a, const Va
   if (tape.recording()) {
     tape.record([=] {
       const profile::Scope back("glu, backward");
-      glu::backward(activation, a.value(), value_of(b), y.gradient(), a.gradient(), gradient_of(b));
+      const auto [gradients, write] = slots_of({a, b});
+      glu::backward(activation, a.value(), value_of(b), y.gradient(), gradients[0], gradients[1],
+                    write);
     });
   }
   return y;
@@ -177,9 +217,10 @@ Variable short_conv(Tape& tape, const Variable& x, const Variable& weight, Offse
   if (tape.recording()) {
     tape.record([=] {
       const profile::Scope back("short conv, backward");
+      const auto [dx, write] = x.gradient_slot();
       short_conv::backward(y.gradient(), x.value(), weight.value(), offsets, value_of(state.before),
-                           gradient_of(state.after), x.gradient(), weight.gradient(),
-                           gradient_of(state.before));
+                           gradient_of(state.after), dx, weight.gradient(),
+                           gradient_of(state.before), write);
     });
   }
   return y;
@@ -199,10 +240,16 @@ Variable metala_attention(Tape& tape, const metala_attention::Options& options,
   if (tape.recording()) {
     tape.record([=] {
       const profile::Scope back("attention, backward");
-      const metala_attention::Gradients gradients = {
-          gradient_of(in.q),           gradient_of(in.u),        gradient_of(in.k),
-          gradient_of(in.v),           gradient_of(in.z),        gradient_of(in.aug),
-          gradient_of(in.fixed_decay), gradient_of(state.before)};
+      const auto [d, write] = slots_of({in.q, in.u, in.k, in.v, in.z});
+      const metala_attention::Gradients gradients = {d[0],
+                                                     d[1],
+                                                     d[2],
+                                                     d[3],
+                                                     d[4],
+                                                     gradient_of(in.aug),
+                                                     gradient_of(in.fixed_decay),
+                                                     gradient_of(state.before),
+                                                     write};
       metala_attention::backward(options, inputs, offsets, mixed, o.gradient(),
                                  gradient_of(state.after), gradients);
     });
@@ -229,9 +276,9 @@ Variable scoped(Tape& tape, const Variable& x,
   tape.record([=, &arena = tape.arena()] { arena.rewind(*mark); });  // played last
   const Variable y = f(tape, x);
   tape.record([=, &arena = tape.arena()] {  // played first
-    // Both gradients must outlive the scope, so they are asked for before it.
-    y.gradient();
-    x.gradient();
+    // Both gradients must outlive the scope, so they have their memory before it.
+    y.reserve_gradient();
+    x.reserve_gradient();
     *mark = arena.mark();
   });
   return y;
@@ -241,6 +288,7 @@ Variable recomputed(Tape& tape, const Variable& x,
                     const std::function<Variable(Tape&, const Variable&)>& f) {
   if (!tape.recording()) return f(tape, x);
   const Variable y = sum_target(tape, x);
+  copy_onto(x.value(), y.value());
   {
     const ArenaScope scope(tape.arena());
     Tape computing(tape.arena(), Tape::Mode::compute);

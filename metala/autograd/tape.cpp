@@ -20,15 +20,35 @@ Variable Variable::leaf(Tensor value, Tensor gradient) {
   Variable v = constant(std::move(value));
   v.node_->gradient = std::move(gradient);
   v.node_->needs_gradient = true;
+  v.node_->blank = false;
   return v;
 }
 
-Tensor Variable::gradient() const {
+void Variable::reserve_gradient() const {
+  if (!node_->needs_gradient || node_->gradient.defined()) return;
+  node_->gradient = node_->arena->uninitialized(node_->value.shape(), node_->value.dtype());
+}
+
+GradientSlot Variable::gradient_slot() const {
   if (!node_->needs_gradient) return {};
-  if (!node_->gradient.defined()) {
-    node_->gradient = node_->arena->zeros(node_->value.shape(), node_->value.dtype());
-  }
-  return node_->gradient;
+  reserve_gradient();
+  const Write write = node_->blank ? Write::overwrite : Write::accumulate;
+  node_->blank = false;
+  return {node_->gradient, write};
+}
+
+Tensor Variable::gradient() const {
+  const GradientSlot slot = gradient_slot();
+  prepare(slot.tensor, slot.write);
+  return slot.tensor;
+}
+
+void Variable::take_gradient(const Tensor& from,
+                             const std::function<void(const Tensor&, const Tensor&)>& add) const {
+  if (!node_->needs_gradient) return;
+  if (!node_->blank) return add(from, node_->gradient);
+  node_->gradient = from;
+  node_->blank = false;
 }
 
 Variable Tape::intermediate(Shape shape, DType type) const {

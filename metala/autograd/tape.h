@@ -5,8 +5,8 @@
 // written once for both. Values and gradients of intermediate variables come from the tape's arena
 // and are dead once the arena is reset.
 //
-// Gradients are always added to: the gradient of a variable is the sum over its uses. It exists, as
-// zeros, from the first time somebody asks for it.
+// The gradient of a variable is the sum over its uses. It is blank, its memory uninitialised, until
+// the first use writes it or somebody asks for it as zeros.
 #pragma once
 
 #include <functional>
@@ -14,9 +14,16 @@
 #include <vector>
 
 #include "metala/base/tensor.h"
+#include "metala/base/write.h"
 #include "metala/device/arena.h"
 
 namespace metala {
+
+// Where a function puts its share of a gradient.
+struct GradientSlot {
+  Tensor tensor;  // undefined: not wanted
+  Write write = Write::accumulate;
+};
 
 // A value with, when it is needed, a gradient. Copies share both. Default: absent.
 class Variable {
@@ -32,9 +39,16 @@ class Variable {
   bool defined() const { return node_ != nullptr; }
   const Tensor& value() const { return node_->value; }
   bool needs_gradient() const { return defined() && node_->needs_gradient; }
-  bool has_gradient() const { return defined() && node_->gradient.defined(); }
-  // Zeros until something is added. Undefined for a variable that needs none.
+  // Zeros if blank. Undefined for a variable that needs none.
   Tensor gradient() const;
+  // The gradient to be written if blank, else to be added to. It then counts as written.
+  GradientSlot gradient_slot() const;
+  // Memory for the gradient from now on.
+  void reserve_gradient() const;
+  // Adds a gradient that nobody else reads or writes any more: a blank one becomes that very
+  // tensor. `add` adds the first tensor to the second.
+  void take_gradient(const Tensor& from,
+                     const std::function<void(const Tensor&, const Tensor&)>& add) const;
 
  private:
   friend class Tape;
@@ -43,6 +57,7 @@ class Variable {
     Tensor gradient;
     Arena* arena = nullptr;  // where the gradient comes from; null for leaves
     bool needs_gradient = false;
+    bool blank = true;  // nothing is in the gradient yet
   };
   std::shared_ptr<Node> node_;
 };

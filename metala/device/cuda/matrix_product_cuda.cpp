@@ -121,9 +121,16 @@ Blas& blas_of(Device device) {
 }  // namespace
 
 void matrix_product(const Tensor& a, Transpose a_transposed, const Tensor& b,
-                    Transpose b_transposed, const Tensor& c, bool accumulate) {
-  const auto stream = enter("matrix product", {&a, &b, &c});
+                    Transpose b_transposed, const Tensor& c, const Tensor& addend) {
+  const auto stream = enter("matrix product", {&a, &b, &c, &addend});
   if (c.count() == 0) return;
+  // A plan is for an addend that lies in memory as c does.
+  const bool like_c = !addend.defined() ||
+                      (addend.stride(0) == c.stride(0) && alignment_of(addend) >= alignment_of(c));
+  if (!like_c) {
+    c.copy_from(addend);
+    return matrix_product(a, a_transposed, b, b_transposed, c, c);
+  }
   const bool ta = a_transposed == Transpose::yes;
   const bool tb = b_transposed == Transpose::yes;
   Blas& blas = blas_of(c.device());
@@ -147,9 +154,10 @@ void matrix_product(const Tensor& a, Transpose a_transposed, const Tensor& b,
   auto& plan = blas.plans[key];
   if (plan == nullptr) plan = std::make_unique<Plan>(blas.handle, a, ta, b, tb, c);
   const float one = 1;
-  const float keep = accumulate ? 1 : 0;
+  const float keep = addend.defined() ? 1 : 0;
+  const void* const added = addend.defined() ? addend.raw() : c.raw();
   check_blas(cublasLtMatmul(blas.handle, plan->operation.handle, &one, b.raw(), plan->first.handle,
-                            a.raw(), plan->second.handle, &keep, c.raw(), plan->result.handle,
+                            a.raw(), plan->second.handle, &keep, added, plan->result.handle,
                             c.raw(), plan->result.handle, &plan->algorithm, blas.workspace.get(),
                             workspace_bytes, stream));
 }

@@ -8,10 +8,10 @@ namespace metala::cuda {
 
 enum class Transpose : bool { no, yes };
 
-// c = a b, or c += a b; a and b transposed first if asked. a and b have one type, f32 or bf16; c
-// has that type or is f32. Plans are kept for each shape.
+// c = a b, or c = addend + a b, where the addend may be c; a and b transposed first if asked. a and
+// b have one type, f32 or bf16; c has that type or is f32. Plans are kept for each shape.
 void matrix_product(const Tensor& a, Transpose a_transposed, const Tensor& b,
-                    Transpose b_transposed, const Tensor& c, bool accumulate);
+                    Transpose b_transposed, const Tensor& c, const Tensor& addend = {});
 
 // y[n, :] += bias for every row; bias f32.
 void add_bias(const Tensor& bias, const Tensor& y);

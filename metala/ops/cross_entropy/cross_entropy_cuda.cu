@@ -24,45 +24,13 @@ constexpr std::int64_t tile_elements = std::int64_t{1} << 26;  // 256 MiB of log
 constexpr int threads = 1024;
 constexpr unsigned everyone = 0xffffffffu;
 
-// A part of a row: its largest element and that one's first place (a NaN counts as the largest),
-// and the sum of e^(z - shift) with shift the largest number.
-struct Part {
+// A row's largest logit and that one's first place (a NaN counts as the largest), and the sum of
+// e^(z - largest).
+struct Row {
   float largest;
   int place;
-  float shift, sum;
+  float sum;
 };
-
-__device__ bool comes_first(const Part& a, const Part& b) {
-  const bool a_nan = isnan(a.largest);
-  const bool b_nan = isnan(b.largest);
-  if (a_nan != b_nan) return a_nan;
-  if (!a_nan && a.largest != b.largest) return a.largest > b.largest;
-  return a.place < b.place;
-}
-
-__device__ Part joined(const Part& a, const Part& b) {
-  Part both = comes_first(a, b) ? a : b;
-  both.shift = fmaxf(a.shift, b.shift);
-  both.sum = a.sum * __expf(a.shift - both.shift) + b.sum * __expf(b.shift - both.shift);
-  return both;
-}
-
-__device__ Part from_lane(const Part& part, int distance) {
-  return {__shfl_xor_sync(everyone, part.largest, distance),
-          __shfl_xor_sync(everyone, part.place, distance),
-          __shfl_xor_sync(everyone, part.shift, distance),
-          __shfl_xor_sync(everyone, part.sum, distance)};
-}
-
-__device__ Part joined_over_warp(Part part) {
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) {
-    part = joined(part, from_lane(part, distance));
-  }
-  return part;
-}
-
-constexpr Part nothing = {-FLT_MAX, INT_MAX, -FLT_MAX, 0.0f};
 
 // Calls f(place, logits at place .. place + n - 1) for a thread's packs of n logits.
 template <int n, class F>
@@ -73,49 +41,57 @@ __device__ __forceinline__ void each_pack(const float* z, int vocabulary, F f) {
   }
 }
 
-// The thread's share of a row. fmaxf passes a NaN by, but the sum does not: a row with one is read
-// again for its place.
+// One row for all lanes, from a part each.
+__device__ __forceinline__ Row joined_over_warp(const Row& own) {
+  const float largest = metala::cuda::warp_max(own.largest);
+  const int place = own.largest == largest ? own.place : INT_MAX;
+  return {largest, __reduce_min_sync(everyone, place),
+          metala::cuda::warp_sum(own.sum * __expf(own.largest - largest))};
+}
+
+__device__ __forceinline__ Row joined_over_block(Row row) {
+  __shared__ Row rows[32];
+  row = joined_over_warp(row);
+  if (threadIdx.x % 32 == 0) rows[threadIdx.x / 32] = row;
+  __syncthreads();
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  return joined_over_warp(lane < threads / 32 ? rows[lane] : Row{-FLT_MAX, INT_MAX, 0});
+}
+
+// Every thread gets the whole row's.
 template <int n>
-__device__ Part part_of_thread(const float* z, int vocabulary) {
-  Part part = nothing;
+__device__ Row read_row(const float* z, int vocabulary) {
+  Row own = {-FLT_MAX, INT_MAX, 0};
   each_pack<n>(z, vocabulary, [&](int at, const Floats<n>& pack) {
     float most = pack.at[0];
 #pragma unroll
     for (int i = 1; i < n; ++i) most = fmaxf(most, pack.at[i]);
-    if (most > part.shift) {
-      part.sum *= __expf(part.shift - most);
-      part.shift = part.largest = most;
-      part.place = at;  // or one of the next
+    if (most > own.largest) {
+      own.sum *= __expf(own.largest - most);
+      own.largest = most;
+      own.place = at;  // or one of the next
     }
 #pragma unroll
-    for (int i = 0; i < n; ++i) part.sum += __expf(pack.at[i] - part.shift);
+    for (int i = 0; i < n; ++i) own.sum += __expf(pack.at[i] - own.largest);
   });
-  if (part.place != INT_MAX) {
-    while (z[part.place] != part.largest) ++part.place;
+  if (own.place != INT_MAX) {
+    while (z[own.place] != own.largest) ++own.place;
   }
-  if (!isnan(part.sum)) return part;
-  part.place = INT_MAX;
+  Row row = joined_over_block(own);
+  if (!isnan(row.sum)) return row;
+  // The maximum passed a NaN by; the sum did not, nor an infinity.
+  int place = INT_MAX;
   each_pack<n>(z, vocabulary, [&](int at, const Floats<n>& pack) {
 #pragma unroll
-    for (int i = 0; i < n; ++i) {
-      const Part one = {pack.at[i], at + i, 0, 0};
-      if (part.place == INT_MAX || comes_first(one, part)) {
-        part.largest = one.largest;
-        part.place = one.place;
-      }
-    }
+    for (int i = 0; i < n; ++i) place = isnan(pack.at[i]) ? min(place, at + i) : place;
   });
-  return part;
-}
-
-// Every thread gets the whole row's part.
-template <int n>
-__device__ Part part_of_row(const float* z, int vocabulary) {
-  __shared__ Part parts[threads / 32];
-  const Part part = joined_over_warp(part_of_thread<n>(z, vocabulary));
-  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = part;
+  __shared__ int first_nan;
+  if (threadIdx.x == 0) first_nan = INT_MAX;
   __syncthreads();
-  return joined_over_warp(parts[threadIdx.x % 32]);
+  atomicMin(&first_nan, place);
+  __syncthreads();
+  if (first_nan != INT_MAX) row.place = first_nan;
+  return row;
 }
 
 struct Found {
@@ -134,19 +110,19 @@ __global__ void __launch_bounds__(threads)
   const std::int64_t place = rows == nullptr ? first + blockIdx.x : rows[first + blockIdx.x];
   const int label = labels[place];
   const float at_label = z[label];
-  const Part row = part_of_row<n>(z, vocabulary);
+  const Row row = read_row<n>(z, vocabulary);
   if (threadIdx.x == 0) {
-    found.loss[place] = logf(row.sum) + (row.shift - at_label);
+    found.loss[place] = logf(row.sum) + (row.largest - at_label);
     found.best[place] = row.place;
   }
   if (gradients == nullptr) return;
   const float share = scale / row.sum;
   each_pack<n>(z, vocabulary, [&](int at, Floats<n> pack) {
 #pragma unroll
-    for (int i = 0; i < n; ++i) pack.at[i] = share * __expf(pack.at[i] - row.shift);
+    for (int i = 0; i < n; ++i) pack.at[i] = share * __expf(pack.at[i] - row.largest);
     metala::cuda::store(pack, gradients + own + at);
     if (at <= label && label < at + n) {
-      gradients[own + label] = from_float<T>(share * __expf(at_label - row.shift) - scale);
+      gradients[own + label] = from_float<T>(share * __expf(at_label - row.largest) - scale);
     }
   });
 }
@@ -272,16 +248,17 @@ void run(const Tensor& x, const Tensor& weight, Ids labels, double scale, const 
       const Tensor in = gathered ? s.inputs.rows(0, rows) : x.rows(first, first + rows);
       const Tensor z = s.logits.rows(0, rows);
       const Tensor dz = s.gradients.rows(0, rows);
-      metala::cuda::matrix_product(in, Transpose::no, weight, Transpose::yes, z, false);
-      const auto finish = vocabulary % 4 == 0 ? finish_rows<4, T> : finish_rows<1, T>;
+      metala::cuda::matrix_product(in, Transpose::no, weight, Transpose::yes, z);
+      const auto finish = vocabulary % 8 == 0 ? finish_rows<8, T> : finish_rows<1, T>;
       finish<<<blocks, threads, 0, stream>>>(
           static_cast<const float*>(z.raw()), static_cast<int>(vocabulary), s.rows, first,
           labels.there(), static_cast<float>(scale), gradient ? static_cast<T*>(dz.raw()) : nullptr,
           s.found);
       if (!gradient) continue;
       const Tensor din = gathered ? s.dinputs.rows(0, rows) : to.x.rows(first, first + rows);
-      metala::cuda::matrix_product(dz, Transpose::no, weight, Transpose::no, din, !gathered);
-      metala::cuda::matrix_product(dz, Transpose::yes, in, Transpose::no, to.weight, true);
+      metala::cuda::matrix_product(dz, Transpose::no, weight, Transpose::no, din,
+                                   gathered ? Tensor() : din);
+      metala::cuda::matrix_product(dz, Transpose::yes, in, Transpose::no, to.weight, to.weight);
       if (!gathered) continue;
       scatter_rows<T><<<blocks, 256, 0, stream>>>(s.rows + first, static_cast<const T*>(din.raw()),
                                                   static_cast<T*>(to.x.raw()), to.x.stride(0),

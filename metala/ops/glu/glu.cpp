@@ -69,14 +69,16 @@ void forward(Activation activation, const Tensor& a, const Tensor& b, Tensor y) 
 }
 
 void backward(Activation activation, const Tensor& a, const Tensor& b, const Tensor& dy, Tensor da,
-              Tensor db) {
+              Tensor db, Write write) {
   check(a, b);
   check_tensor("glu: dy", dy, a.shape(), a.dtype());
   check_tensor("glu: da", da, a.shape(), a.dtype());
   if (b.defined()) check_tensor("glu: db", db, a.shape(), a.dtype());
   if constexpr (cuda_built) {
-    if (a.device().is_cuda()) return cuda::backward(activation, a, b, dy, da, db);
+    if (a.device().is_cuda()) return cuda::backward(activation, a, b, dy, da, db, write);
   }
+  prepare(da, write);
+  prepare(db, write);
   if (a.dtype() == DType::f64) {
     return reference::backward_rows<double>(activation, a, b, dy, da, db, 0, a.size(0));
   }

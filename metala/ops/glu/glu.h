@@ -1,7 +1,7 @@
 // Gated linear unit's pointwise part, between its matrix products.
 //
 //   y = act(a) * b          or y = act(a) when b is absent
-//   da += dy * b * act'(a)      db += dy * act(a)
+//   da += dy * b * act'(a)      db += dy * act(a)      (or = with Write::overwrite)
 //
 //   a, b, y, dy, da, db [N, f]   f32 or f64, any row stride
 //
@@ -14,6 +14,7 @@
 #include <string_view>
 
 #include "metala/base/tensor.h"
+#include "metala/base/write.h"
 
 namespace metala::glu {
 
@@ -38,6 +39,7 @@ std::string_view name_of(Activation);  // the first of its names
 void forward(Activation, const Tensor& a, const Tensor& b, Tensor y);
 
 // b and db are absent together.
-void backward(Activation, const Tensor& a, const Tensor& b, const Tensor& dy, Tensor da, Tensor db);
+void backward(Activation, const Tensor& a, const Tensor& b, const Tensor& dy, Tensor da, Tensor db,
+              Write = Write::accumulate);
 
 }  // namespace metala::glu

@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(most_threads)
 template <Activation activation, int n, class T>
 __global__ void __launch_bounds__(most_threads)
     backward_row(Rows<const T> a, Rows<const T> b, Rows<const T> dy, Rows<T> da, Rows<T> db,
-                 int width) {
+                 int width, bool add) {
   const T* in = a.row();
   const T* gate = b.row();
   const T* gradient = dy.row();
@@ -100,8 +100,12 @@ __global__ void __launch_bounds__(most_threads)
 #pragma unroll
     for (float& one : factor.at) one = 1;
     if (gate != nullptr) factor = load<n>(gate + at);
-    Floats<n> sum_a = load<n>(into_a + at);
-    Floats<n> sum_b = into_b != nullptr ? load<n>(into_b + at) : dout;
+    Floats<n> sum_a = {};
+    Floats<n> sum_b = {};
+    if (add) {
+      sum_a = load<n>(into_a + at);
+      if (into_b != nullptr) sum_b = load<n>(into_b + at);
+    }
 #pragma unroll
     for (int i = 0; i < n; ++i) {
       const Activated act = activated<activation>(x.at[i] - origin);
@@ -159,7 +163,7 @@ void forward(Activation activation, const Tensor& a, const Tensor& b, Tensor y) 
 }
 
 void backward(Activation activation, const Tensor& a, const Tensor& b, const Tensor& dy, Tensor da,
-              Tensor db) {
+              Tensor db, Write write) {
   const auto stream = metala::cuda::enter("glu", {&a, &b, &dy, &da, &db});
   if (a.count() == 0) return;
   const bool packed = metala::cuda::in_packs({&a, &b, &dy, &da, &db});
@@ -169,7 +173,7 @@ void backward(Activation activation, const Tensor& a, const Tensor& b, const Ten
         const unsigned threads = metala::cuda::threads_for(a.size(1) / n);
         backward_row<chosen, n, T><<<static_cast<unsigned>(a.size(0)), threads, 0, stream>>>(
             rows<const T>(a), rows<const T>(b), rows<const T>(dy), rows<T>(da), rows<T>(db),
-            static_cast<int>(a.size(1)));
+            static_cast<int>(a.size(1)), write == Write::accumulate);
       });
     });
   });

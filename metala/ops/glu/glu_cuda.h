@@ -6,6 +6,7 @@
 namespace metala::glu::cuda {
 
 void forward(Activation, const Tensor& a, const Tensor& b, Tensor y);
-void backward(Activation, const Tensor& a, const Tensor& b, const Tensor& dy, Tensor da, Tensor db);
+void backward(Activation, const Tensor& a, const Tensor& b, const Tensor& dy, Tensor da, Tensor db,
+              Write);
 
 }  // namespace metala::glu::cuda

@@ -16,9 +16,10 @@ TEST_F(GluOnGpu, AgreesWithTheReferenceForEveryActivationForwardsAndBackwards) {
   for (const char* name :
        {"silu", "gelu", "relu", "elu", "sigmoid", "leak", "1+elu", "2+elu", "sine", "exp"}) {
     for (const auto& [type, bound] : {std::pair{DType::f32, 5e-6}, {DType::bf16, 1e-2}}) {
-      for (const bool gated : {true, false}) {
+      for (const auto& [gated, width] :
+           {std::pair{true, 300}, {true, 304}, {true, 4104}, {false, 304}}) {
         const auto activation = glu::activation_named(name);
-        const Shape shape = {3, 300};
+        const Shape shape = {3, width};
         const Tensor a = random_normal(shape, DType::f32, 1, 3).cast(type);
         const Tensor b = gated ? random_normal(shape, DType::f32, 2).cast(type) : Tensor();
         const Tensor dy = random_normal(shape, DType::f32, 3).cast(type);
@@ -40,6 +41,27 @@ TEST_F(GluOnGpu, AgreesWithTheReferenceForEveryActivationForwardsAndBackwards) {
         }
       }
     }
+  }
+}
+
+TEST_F(GluOnGpu, OverwritingNeedsNoZeros) {
+  for (const std::int64_t width : {300, 304}) {
+    const Shape shape = {3, width};
+    const auto random = [&](std::uint64_t seed) {
+      return there(random_normal(shape, DType::f32, seed), DType::bf16);
+    };
+    const Tensor a = random(1), b = random(2), dy = random(3);
+    const auto run = [&](const Tensor& da, const Tensor& db, Write write) {
+      glu::backward(glu::Activation::silu, a, b, dy, da, db, write);
+    };
+    const Tensor da = there(poisoned(shape, DType::f32), DType::bf16),
+                 db = there(poisoned(shape, DType::f32), DType::bf16);
+    run(da, db, Write::overwrite);
+    const Tensor sum_a = Tensor::zeros(shape, DType::bf16, gpu_);
+    const Tensor sum_b = Tensor::zeros(shape, DType::bf16, gpu_);
+    run(sum_a, sum_b, Write::accumulate);
+    EXPECT_TRUE(same_bits(da.to({}), sum_a.to({})));
+    EXPECT_TRUE(same_bits(db.to({}), sum_b.to({})));
   }
 }
 

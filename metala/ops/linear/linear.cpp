@@ -24,9 +24,7 @@ void check_matrix(const char* what, const Tensor& t) {
   check_tensor(what, t, t.shape(), t.dtype());
 }
 
-}  // namespace
-
-void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor y, Write write) {
+void check_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& y) {
   check_matrix("linear: weight", weight);
   check_matrix("linear: x", x);
   check_tensor("linear: x", x, {x.size(0), weight.size(1)}, x.dtype());
@@ -35,14 +33,21 @@ void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor y
           "or q4, or on a GPU both f32 or both bf16",
           name_of(x.dtype()), name_of(weight.dtype()));
   check_optional("linear: bias", bias, {weight.size(0)}, accumulation_type(x.dtype()));
+  // On a GPU bf16 products may end in f32, for logits.
+  const DType wanted = x.device().is_cuda() ? y.dtype() : x.dtype();
+  check_tensor("linear: y", y, {x.size(0), weight.size(0)}, wanted);
+}
+
+}  // namespace
+
+void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor y, Write write) {
+  check_forward(x, weight, bias, y);
   const bool accumulate = write == Write::accumulate;
   if constexpr (cuda_built) {
     if (x.device().is_cuda()) {
-      check_tensor("linear: y", y, {x.size(0), weight.size(0)}, y.dtype());
-      return cuda::forward(x, weight, bias, y, accumulate);
+      return cuda::forward(x, weight, bias, y, accumulate ? y : Tensor());
     }
   }
-  check_tensor("linear: y", y, {x.size(0), weight.size(0)}, x.dtype());
   if (x.dtype() == DType::f64) {
     return reference::forward<double>(x, weight, bias, y, accumulate);
   }
@@ -55,14 +60,28 @@ void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor y
   return cpu::forward_blas(x, weight, bias, y, accumulate);
 }
 
-void backward_input(const Tensor& dy, const Tensor& weight, Tensor dx) {
+void forward_onto(const Tensor& addend, const Tensor& x, const Tensor& weight, const Tensor& bias,
+                  Tensor y) {
+  if constexpr (cuda_built) {
+    if (x.device().is_cuda()) {
+      check_forward(x, weight, bias, y);
+      check_tensor("linear: addend", addend, y.shape(), y.dtype());
+      return cuda::forward(x, weight, bias, y, addend);
+    }
+  }
+  if (addend.raw() != y.raw()) y.copy_from(addend);
+  forward(x, weight, bias, y, Write::accumulate);
+}
+
+void backward_input(const Tensor& dy, const Tensor& weight, Tensor dx, Write write) {
   check_matrix("linear: weight", weight);
   check_matrix("linear: dy", dy);
   check_tensor("linear: dy", dy, {dy.size(0), weight.size(0)}, weight.dtype());
   check_tensor("linear: dx", dx, {dy.size(0), weight.size(1)}, weight.dtype());
   if constexpr (cuda_built) {
-    if (dy.device().is_cuda()) return cuda::backward_input(dy, weight, dx);
+    if (dy.device().is_cuda()) return cuda::backward_input(dy, weight, dx, write);
   }
+  prepare(dx, write);
   if (dy.dtype() == DType::f64) return reference::backward_input<double>(dy, weight, dx);
   return cpu::backward_input_blas(dy, weight, dx);
 }

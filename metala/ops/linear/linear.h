@@ -1,7 +1,8 @@
 // Linear map: the projections of the model.
 //
 //   y = x W^T + b          (or y += with Write::accumulate)
-//   dx += dy W             dW += dy^T x             db += sum of dy over rows
+//   dx += dy W             (or dx = with Write::overwrite)
+//   dW += dy^T x           db += sum of dy over rows
 //
 //   x [N, in]   W [out, in]   b [out] or absent   y [N, out]
 //
@@ -14,15 +15,18 @@
 #pragma once
 
 #include "metala/base/tensor.h"
+#include "metala/base/write.h"
 
 namespace metala::linear {
-
-enum class Write { overwrite, accumulate };
 
 void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor y,
              Write = Write::overwrite);
 
-void backward_input(const Tensor& dy, const Tensor& weight, Tensor dx);
+// y = addend + x W^T + b; the addend may be y.
+void forward_onto(const Tensor& addend, const Tensor& x, const Tensor& weight, const Tensor& bias,
+                  Tensor y);
+
+void backward_input(const Tensor& dy, const Tensor& weight, Tensor dx, Write = Write::accumulate);
 
 // dbias may be absent.
 void backward_weight(const Tensor& dy, const Tensor& x, Tensor dweight, Tensor dbias);

@@ -8,17 +8,19 @@ namespace metala::linear::cuda {
 using metala::cuda::matrix_product;
 using metala::cuda::Transpose;
 
-void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor y, bool accumulate) {
-  matrix_product(x, Transpose::no, weight, Transpose::yes, y, accumulate);
+void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor y,
+             const Tensor& addend) {
+  matrix_product(x, Transpose::no, weight, Transpose::yes, y, addend);
   if (bias.defined()) metala::cuda::add_bias(bias, y);
 }
 
-void backward_input(const Tensor& dy, const Tensor& weight, Tensor dx) {
-  matrix_product(dy, Transpose::no, weight, Transpose::no, dx, true);
+void backward_input(const Tensor& dy, const Tensor& weight, Tensor dx, Write write) {
+  matrix_product(dy, Transpose::no, weight, Transpose::no, dx,
+                 write == Write::accumulate ? dx : Tensor());
 }
 
 void backward_weight(const Tensor& dy, const Tensor& x, Tensor dweight, Tensor dbias) {
-  matrix_product(dy, Transpose::yes, x, Transpose::no, dweight, true);
+  matrix_product(dy, Transpose::yes, x, Transpose::no, dweight, dweight);
   if (dbias.defined()) metala::cuda::add_column_sums(dy, dbias);
 }
 

@@ -2,12 +2,14 @@
 // f32. Arguments are checked before they come here.
 #pragma once
 
-#include "metala/base/tensor.h"
+#include "metala/base/write.h"
 
 namespace metala::linear::cuda {
 
-void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor y, bool accumulate);
-void backward_input(const Tensor& dy, const Tensor& weight, Tensor dx);
+// y = addend + x W^T + b; no addend: 0.
+void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor y,
+             const Tensor& addend);
+void backward_input(const Tensor& dy, const Tensor& weight, Tensor dx, Write);
 void backward_weight(const Tensor& dy, const Tensor& x, Tensor dweight, Tensor dbias);
 
 }  // namespace metala::linear::cuda

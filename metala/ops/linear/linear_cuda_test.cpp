@@ -23,10 +23,10 @@ TEST_F(LinearOnGpu, AgreesWithTheReferenceForManyShapesAndTypes) {
         const Tensor bias = random_normal({out}, DType::f32, 3);
         const Tensor start = random_normal({rows, out}, DType::f32, 4).cast(type);
         const Tensor y = there(start);
-        linear::forward(there(x), there(weight), there(bias), y, linear::Write::accumulate);
+        linear::forward(there(x), there(weight), there(bias), y, Write::accumulate);
         const Tensor want = start.cast(DType::f64);
         linear::forward(x.cast(DType::f64), weight.cast(DType::f64), bias.cast(DType::f64), want,
-                        linear::Write::accumulate);
+                        Write::accumulate);
         EXPECT_TRUE(close(y.to({}), want, bound)) << rows << " rows, " << in << " to " << out;
       }
     }
@@ -65,6 +65,27 @@ TEST_F(LinearOnGpu, GradientsAgreeWithTheReference) {
         EXPECT_TRUE(close(dbias.to({}), dbias64, 4e-6)) << rows << " rows, to " << out;
       }
     }
+  }
+}
+
+TEST_F(LinearOnGpu, OverwritingNeedsNoZerosAndAnAddendIsAdded) {
+  const Tensor x = there(random_normal({70, 40}, DType::f32, 1));
+  const Tensor weight = there(random_normal({24, 40}, DType::f32, 2));
+  const Tensor dy = there(random_normal({70, 24}, DType::f32, 3));
+  const Tensor dx = there(poisoned({70, 40}, DType::f32));
+  linear::backward_input(dy, weight, dx, Write::overwrite);
+  const Tensor sum = Tensor::zeros({70, 40}, DType::f32, gpu_);
+  linear::backward_input(dy, weight, sum);
+  EXPECT_TRUE(close(dx.to({}), sum.to({}), 1e-6));
+
+  // Rows as wide as y's, and rows that lie apart.
+  const Tensor wide = there(random_normal({70, 30}, DType::f32, 4));
+  for (const Tensor& addend : {dy, wide.slice(1, 3, 27)}) {
+    const Tensor y = there(poisoned({70, 24}, DType::f32));
+    linear::forward_onto(addend, x, weight, {}, y);
+    const Tensor want = addend.copy();
+    linear::forward(x, weight, {}, want, Write::accumulate);
+    EXPECT_TRUE(close(y.to({}), want.to({}), 1e-6));
   }
 }
 

@@ -12,7 +12,6 @@ namespace metala {
 namespace {
 
 using namespace harness;
-using linear::Write;
 
 struct Case {
   std::int64_t rows, in, out;

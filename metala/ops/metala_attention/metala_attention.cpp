@@ -74,6 +74,13 @@ void check_gradient(const char* name, const Tensor& gradient, const Tensor& inpu
 
 }  // namespace
 
+Gradients prepared(const Gradients& to) {
+  for (const Tensor* t : {&to.q, &to.u, &to.k, &to.v, &to.z}) prepare(*t, to.tokens);
+  Gradients ready = to;
+  ready.tokens = Write::accumulate;
+  return ready;
+}
+
 void forward(const Options& options, const Inputs& in, Offsets offsets, Tensor o, Tensor mixed,
              Tensor after) {
   const Shapes s = check_inputs(options, in, offsets);
@@ -131,9 +138,9 @@ void backward(const Options& options, const Inputs& in, Offsets offsets, const T
     }
   }
   if (s.type == DType::f64) {
-    return reference::backward<double>(options, in, offsets, mixed, do_, dafter, to);
+    return reference::backward<double>(options, in, offsets, mixed, do_, dafter, prepared(to));
   }
-  return cpu::backward(options, in, offsets, mixed, do_, dafter, to);
+  return cpu::backward(options, in, offsets, mixed, do_, dafter, prepared(to));
 }
 
 }  // namespace metala::metala_attention

@@ -29,6 +29,7 @@
 
 #include "metala/base/ragged.h"
 #include "metala/base/tensor.h"
+#include "metala/base/write.h"
 
 namespace metala::metala_attention {
 
@@ -47,12 +48,17 @@ struct Inputs {
   Tensor before;
 };
 
-// Gradients to add to, one for each input; undefined ones are not computed.
+// Gradients to add to, one for each input; undefined ones are not computed. Those of token matrices
+// may be uninitialised, and are then all written rather than added to.
 struct Gradients {
   Tensor q, u, k, v, z;
   Tensor aug, fixed_decay;
   Tensor before;
+  Write tokens = Write::accumulate;
 };
+
+// For code that only adds: token gradients that are to be overwritten become zero.
+Gradients prepared(const Gradients&);
 
 void forward(const Options&, const Inputs&, Offsets offsets, Tensor o, Tensor mixed, Tensor after);
 

@@ -385,7 +385,7 @@ void backward(const Options& options, const Inputs& in, Offsets offsets, const T
     return backward_in_chunks(options, in, offsets, mixed, do_, dafter, to);
   }
   metala::cuda::with_type(in.q.dtype(), [&]<class T>(T) {
-    run<T>(options, in, offsets, mixed, do_, dafter, to, stream);
+    run<T>(options, in, offsets, mixed, do_, dafter, prepared(to), stream);
   });
   metala::cuda::check_launch("metala_attention, backward");
 }

@@ -127,6 +127,7 @@ void backward_in_chunks(const Options& options, const Inputs& in, Offsets offset
   rows_of(to.q, p.dq, p.dq_stride);
   rows_of(to.u, p.du, p.du_stride);
   rows_of(to.v, p.dv, p.dv_stride);
+  p.add = to.tokens == Write::accumulate;
   p.daug = daug;
   p.offsets = forth.offsets;
   p.heads = forth.heads;

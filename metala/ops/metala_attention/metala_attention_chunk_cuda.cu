@@ -49,9 +49,7 @@ void forward_in_chunks(const Options& options, const Inputs& in, Offsets offsets
   p.o = static_cast<Bf16*>(o.raw());
   p.after = static_cast<float*>(after.raw());
   const Size size = size_of(options, in);
-  // Two waves of blocks that fill a multiprocessor each: the first pass, of smaller blocks, then
-  // has them all at once.
-  cut(p, size, offsets, 2 * metala::cuda::multiprocessors(o.device()), 1);
+  cut(p, size, offsets, metala::cuda::multiprocessors(o.device()), 1);
   if (p.segments > 1) {
     metala::cuda::Pieces::lay(
         o.device(), [&](metala::cuda::Pieces& pieces) { take_segments(p, size, pieces); });

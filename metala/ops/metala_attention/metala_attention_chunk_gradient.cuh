@@ -23,11 +23,16 @@ struct GradientProblem {
   // Added to, null where unwanted.
   Bf16 *dq, *du, *dv;
   std::int64_t dq_stride, du_stride, dv_stride;
+  bool add;     // to dq and du: else they are written; dv is added to
   float* daug;  // [chunk (chunk_place), H * K]: this chunk's share, written
   const std::int64_t* offsets;
   int heads, batch;
   float inverse_temperature, scale;
 };
+
+__device__ __forceinline__ float2 unpacked(std::uint32_t both) {
+  return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(both));
+}
 
 // 32 tokens of 16 channels in eights of tokens, as a tensor core's sums: a lane holds channels
 // lane / 4 (elements 0, 1 of an eight) and lane / 4 + 8 (2, 3), tokens 2 (lane % 4) and the next.
@@ -51,7 +56,7 @@ struct Part {
   __device__ __forceinline__ void take(int f, const FragmentA& from) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const float2 both = __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(from.r[i]));
+      const float2 both = unpacked(from.r[i]);
       eight[2 * f + i / 2].at[i % 2 * 2] = both.x;
       eight[2 * f + i / 2].at[i % 2 * 2 + 1] = both.y;
     }
@@ -90,9 +95,13 @@ struct ChunkGradient {
   static constexpr int square_tile = Tile<chunk>::bytes(chunk) / 2;
   static constexpr int value_tile = Tile<slice>::bytes(chunk) / 2;
   static constexpr int state_tile = Tile<slice>::bytes(key_width) / 2;
-  static_assert(2 * (value_tile + state_tile) <= 5 * channel_tile);
-  static_assert(square_tile <= 5 * channel_tile);
-  static constexpr int elements = 2 * token_tile + 8 * channel_tile + square_tile;
+  // Room for five levels, then for a slice, then for the scores' gradients and what threads put
+  // aside.
+  static constexpr int put_aside = 2 * 32 * threads;  // 32 floats for each thread
+  static constexpr int most(int a, int b) { return a > b ? a : b; }
+  static constexpr int room_size =
+      most(5 * channel_tile, most(2 * (value_tile + state_tile), square_tile + put_aside));
+  static constexpr int elements = 2 * token_tile + 3 * channel_tile + square_tile + room_size;
   static constexpr int floats = 2 * key_width + 4 * key_width + chunk;
   static constexpr std::size_t bytes = 2 * elements + 4 * floats;
 
@@ -125,11 +134,12 @@ struct ChunkGradient {
   __device__ __forceinline__ Tile<key_width> q() const { return {memory}; }
   __device__ __forceinline__ Tile<key_width> u() const { return {memory + token_tile}; }
   __device__ __forceinline__ Tile<chunk> by_channel(int i) const {
-    return {memory + 2 * token_tile + i * channel_tile};
+    return {memory + 2 * token_tile + square_tile + i * channel_tile};
   }
+  __device__ __forceinline__ Tile<chunk> scores() const { return {memory + 2 * token_tile}; }
   __device__ __forceinline__ Tile<chunk> key() const { return by_channel(0); }
   __device__ __forceinline__ Tile<chunk> write() const { return by_channel(1); }
-  // Levels from the last on: the first five make room for slices, and those for dscores.
+  // Levels from the last on: the first five lie in the room.
   __device__ __forceinline__ Tile<chunk> level(int n) const { return by_channel(7 - n); }
   __device__ __forceinline__ Bf16* room() const { return by_channel(3).data; }
   __device__ __forceinline__ Tile<slice> v() const { return {room()}; }
@@ -139,8 +149,10 @@ struct ChunkGradient {
     return {room() + 2 * value_tile + state_tile};
   }
   __device__ __forceinline__ Tile<chunk> dscores() const { return {room()}; }
-  __device__ __forceinline__ Tile<chunk> scores() const {
-    return {memory + 2 * token_tile + 8 * channel_tile};
+  // The i-th four floats that a thread puts aside.
+  __device__ __forceinline__ float4& aside(int i) const {
+    return reinterpret_cast<float4*>(room() +
+                                     square_tile)[i * threads + static_cast<int>(threadIdx.x)];
   }
   // [half, channel]: decay over the half; then daug.
   __device__ __forceinline__ float* decays() const { return numbers; }
@@ -189,35 +201,26 @@ struct ChunkGradient {
     }
     return part;
   }
-  __device__ __forceinline__ void put(Tile<chunk> tile, const Part& part) const {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-#pragma unroll
-      for (int r = 0; r < 4; r += 2) {
-        *reinterpret_cast<std::uint32_t*>(tile.at(channel(r), token(i, 0))) =
-            packed(part.at(i, r), part.at(i, r + 1));
-      }
-    }
+  // The lane's part of 16 tokens f of the queries and keys, as operands.
+  __device__ __forceinline__ FragmentA query(int f) const {
+    return q().transposed_as_a(first_channel, half * 32 + f * 16);
+  }
+  __device__ __forceinline__ FragmentA keys(int f) const {
+    return key().as_a(first_channel, half * 32 + f * 16);
   }
 
-  // Decays and keys; a token beyond the end keeps everything and writes nothing.
-  struct Gates {
-    Part keep, key;
-  };
-  __device__ __forceinline__ Gates gates() const {
-    Gates gates;
-    const Part logits = part_of(u());
+  // A token beyond the end keeps everything and writes nothing.
+  __device__ __forceinline__ Gate gate_of(float logit, int t) const {
+    return t < tokens ? fast_gate(logit, p.inverse_temperature) : Gate{1.0f, 0.0f};
+  }
+  __device__ __forceinline__ Part decays_of_tokens() const {
+    Part keep = part_of(u());
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
 #pragma unroll
-      for (int r = 0; r < 4; ++r) {
-        const Gate g = fast_gate(logits.at(i, r), p.inverse_temperature);
-        const bool real = token(i, r) < tokens;
-        gates.keep.at(i, r) = real ? g.keep : 1.0f;
-        gates.key.at(i, r) = real ? g.lose : 0.0f;
-      }
+      for (int r = 0; r < 4; ++r) keep.at(i, r) = gate_of(keep.at(i, r), token(i, r)).keep;
     }
-    return gates;
+    return keep;
   }
 
   // Products of decays in the block of 2^n tokens that holds a token: from its start up to the
@@ -308,35 +311,60 @@ struct ChunkGradient {
     }
   }
 
-  // A level's tile: queries with what is kept since the boundary, keys with what is kept up to it.
+  // 16 tokens f of a level's tile: queries with what is kept since the boundary, keys with what is
+  // kept up to it.
   template <int n>
-  __device__ __forceinline__ Part level_of(const Part& query, const Part& k, const Part& before,
-                                           const Part& after) const {
-    Part z;
+  __device__ __forceinline__ FragmentA level_of(int f, const FragmentA& query,
+                                                const FragmentA& keys, const Part& before,
+                                                const Part& after) const {
+    FragmentA z;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-#pragma unroll
-      for (int r = 0; r < 4; ++r) {
-        z.at(i, r) =
-            upper<n>(i, r) ? query.at(i, r) * before.at(i, r) : k.at(i, r) * after.at(i, r);
-      }
+    for (int j = 0; j < 4; ++j) {
+      const int i = 2 * f + j / 2;
+      const int r = j % 2 * 2;
+      const float2 q = unpacked(query.r[j]);
+      const float2 k = unpacked(keys.r[j]);
+      z.r[j] = packed(upper<n>(i, r) ? q.x * before.at(i, r) : k.x * after.at(i, r),
+                      upper<n>(i, r + 1) ? q.y * before.at(i, r + 1) : k.y * after.at(i, r + 1));
     }
     return z;
   }
 
   // ---- First: level tiles, keys, what is written to the state.
-  __device__ __forceinline__ void prepare() const {
-    Products now;
-    Part k;
-    {
-      const Part query = part_of(q());
-      const Gates g = gates();
-      k = g.key;
-      put(key(), k);
-      now = halve(g.keep, [&]<int n>(Level<n>, const Part& before, const Part& after) {
-        put(level(n), level_of<n>(query, k, before, after));
-      });
+  __device__ __forceinline__ void put(Tile<chunk> tile, int f, const FragmentA& part) const {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      *reinterpret_cast<std::uint32_t*>(tile.at(channel(j % 2 * 2), token(2 * f + j / 2, 0))) =
+          part.r[j];
     }
+  }
+
+  __device__ __forceinline__ void prepare() const {
+    Part keep = part_of(u());
+    FragmentA k[2];
+    FragmentA queries[2];
+#pragma unroll
+    for (int f = 0; f < 2; ++f) {
+      Part lose;
+#pragma unroll
+      for (int i = 2 * f; i < 2 * f + 2; ++i) {
+#pragma unroll
+        for (int r = 0; r < 4; ++r) {
+          const Gate g = gate_of(keep.at(i, r), token(i, r));
+          keep.at(i, r) = g.keep;
+          lose.at(i, r) = g.lose;
+        }
+      }
+      k[f] = lose.rounded(f);
+      put(key(), f, k[f]);
+      queries[f] = query(f);
+    }
+    Products now = halve(keep, [&]<int n>(Level<n>, const Part& before, const Part& after) {
+#pragma unroll
+      for (int f = 0; f < 2; ++f) {
+        put(level(n), f, level_of<n>(f, queries[f], k[f], before, after));
+      }
+    });
     if (lane % 4 == 0) {
       decays()[half * key_width + channel(0)] = now.whole.at[0];
       decays()[half * key_width + channel(2)] = now.whole.at[1];
@@ -344,11 +372,16 @@ struct ChunkGradient {
     __syncthreads();
     join_halves(now);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
+    for (int f = 0; f < 2; ++f) {
+      FragmentA written;
 #pragma unroll
-      for (int r = 0; r < 4; ++r) k.at(i, r) *= now.after.at(i, r);
+      for (int j = 0; j < 4; ++j) {
+        const float2 both = unpacked(k[f].r[j]);
+        const float* after = now.after.eight[2 * f + j / 2].at + j % 2 * 2;
+        written.r[j] = packed(both.x * after[0], both.y * after[1]);
+      }
+      put(write(), f, written);
     }
-    put(write(), k);
   }
 
   // ---- Second: scores. Pairs of tokens t >= s lie in ten tiles of 16 x 16, numbered with those on
@@ -447,8 +480,8 @@ struct ChunkGradient {
       const FragmentA ds = dstate().as_a(first_channel, d);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const float2 a = __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(s.r[i]));
-        const float2 b = __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(ds.r[i]));
+        const float2 a = unpacked(s.r[i]);
+        const float2 b = unpacked(ds.r[i]);
         sums.meeting.at[i % 2] = fmaf(a.x, b.x, fmaf(a.y, b.y, sums.meeting.at[i % 2]));
       }
 #pragma unroll
@@ -484,6 +517,18 @@ struct ChunkGradient {
   __device__ __forceinline__ void store_dv(int column) const {
     const int rows = warp % 4;
     const int from = warp / 4 * columns;
+    Bf16* const to = p.dv + (first + rows * 16) * p.dv_stride + head * value_width + column + from;
+    const auto pair = [&](int n, int r) {
+      return reinterpret_cast<std::uint32_t*>(to + sum_row(r) * p.dv_stride + sum_column(n, 0));
+    };
+    const auto real = [&](int r) { return rows * 16 + sum_row(r) < tokens; };
+    // What is there already is on its way while the products run.
+    std::uint32_t past[columns / 8][2];
+#pragma unroll
+    for (int n = 0; n < columns / 8; ++n) {
+#pragma unroll
+      for (int r = 0; r < 4; r += 2) past[n][r / 2] = real(r) ? *pair(n, r) : 0;
+    }
     Sums sums[columns / 8] = {};
     const auto add = [&](const FragmentA& a, Tile<slice> other, int k) {
 #pragma unroll
@@ -503,15 +548,11 @@ struct ChunkGradient {
       add(write().transposed_as_a(rows * 16, c), dstate(), c);
     }
 #pragma unroll
-    for (int r = 0; r < 4; r += 2) {
-      const int t = rows * 16 + sum_row(r);
-      if (t >= tokens) continue;
-      Bf16* to = p.dv + (first + t) * p.dv_stride + head * value_width + column + from;
+    for (int n = 0; n < columns / 8; ++n) {
 #pragma unroll
-      for (int n = 0; n < columns / 8; ++n) {
-        auto& there = *reinterpret_cast<__nv_bfloat162*>(to + sum_column(n, 0));
-        const float2 past = __bfloat1622float2(there);
-        there = __floats2bfloat162_rn(past.x + sums[n].at[r], past.y + sums[n].at[r + 1]);
+      for (int r = 0; r < 4; r += 2) {
+        const float2 sum = unpacked(past[n][r / 2]);
+        if (real(r)) *pair(n, r) = packed(sum.x + sums[n].at[r], sum.y + sums[n].at[r + 1]);
       }
     }
   }
@@ -560,183 +601,202 @@ struct ChunkGradient {
 
   // ---- Fourth: back through the levels.
 
-  // The gradient of a level's tile z but for the factor that it has: each upper token meets the
-  // lower ones of its pair of blocks, and they it.
-  template <int n>
-  __device__ __forceinline__ Part level_gradient(const Part& z) const {
-    Part g = Part::filled(0);
-    const auto add = [&](int f, const FragmentA& a, const FragmentB* b) {
-      metala::cuda::multiply(g.eight[2 * f], a, b[0]);
-      metala::cuda::multiply(g.eight[2 * f + 1], a, b[1]);
-    };
-    FragmentB b[2];
-    if constexpr (n <= 3) {
+  // What waits in shared memory while the levels need the registers.
+  __device__ __forceinline__ void set_aside(const Columns& sums) const {
 #pragma unroll
-      for (int f = 0; f < 2; ++f) {
-        const int tile = half * 32 + f * 16;
-        dscores().as_b(tile, tile, b);
-        if constexpr (n == 3) {  // the other eight
-          b[0].r[0] = 0;
-          b[1].r[1] = 0;
-        } else {
-          // A lane holds tokens 2 (lane % 4) and the next of an eight, for the token lane / 4.
-          const int apart = lane % 4 ^ lane / 8;
-          const std::uint32_t partner = (lane / 4 & 1) != 0 ? 0x0000ffffu : 0xffff0000u;
-          const bool meets = 2 * apart >> n == (n == 0 ? 0 : 1);
-          const std::uint32_t mask = !meets ? 0 : n == 0 ? partner : 0xffffffffu;
-          b[0] = {{b[0].r[0] & mask, 0}};
-          b[1] = {{0, b[1].r[1] & mask}};
-        }
-        add(f, z.rounded(f), b);
+    for (int i = 0; i < 4; ++i) {
+      const float* x = sums.dread.eight[i].at;
+      const float* y = sums.dwrite.eight[i].at;
+      aside(i) = make_float4(x[0], x[1], x[2], x[3]);
+      aside(4 + i) = make_float4(y[0], y[1], y[2], y[3]);
+    }
+  }
+  __device__ __forceinline__ Sums from_aside(int i) const {
+    const float4 x = aside(i);
+    return {{x.x, x.y, x.z, x.w}};
+  }
+
+  // The gradient of 16 tokens f of a level's tile z (both sixteens of the warp), but for the factor
+  // that it has: each upper token meets the lower ones of its pair of blocks, and they it.
+  template <int n>
+  __device__ __forceinline__ void level_gradient(int f, const FragmentA* z, Sums* g) const {
+    FragmentB b[2];
+    const auto add = [&](const FragmentA& a) {
+      metala::cuda::multiply(g[0], a, b[0]);
+      metala::cuda::multiply(g[1], a, b[1]);
+    };
+    g[0] = g[1] = {};
+    if constexpr (n <= 3) {
+      const int tile = half * 32 + f * 16;
+      dscores().as_b(tile, tile, b);
+      if constexpr (n == 3) {  // the other eight
+        b[0].r[0] = 0;
+        b[1].r[1] = 0;
+      } else {
+        // A lane holds tokens 2 (lane % 4) and the next of an eight, for the token lane / 4.
+        const int apart = lane % 4 ^ lane / 8;
+        const std::uint32_t partner = (lane / 4 & 1) != 0 ? 0x0000ffffu : 0xffff0000u;
+        const bool meets = 2 * apart >> n == (n == 0 ? 0 : 1);
+        const std::uint32_t mask = !meets ? 0 : n == 0 ? partner : 0xffffffffu;
+        b[0] = {{b[0].r[0] & mask, 0}};
+        b[1] = {{0, b[1].r[1] & mask}};
       }
+      add(z[f]);
     } else if constexpr (n == 4) {
       const int lower = half * 32;
-      dscores().as_b(lower + 16, lower, b);
-      add(0, z.rounded(1), b);
-      dscores().rows_as_b(lower + 16, lower, b);
-      add(1, z.rounded(0), b);
+      if (f == 0) {
+        dscores().as_b(lower + 16, lower, b);
+      } else {
+        dscores().rows_as_b(lower + 16, lower, b);
+      }
+      add(z[f ^ 1]);
     } else {
 #pragma unroll
       for (int other = 0; other < 32; other += 16) {
-        const FragmentA a = level(5).as_a(first_channel, (half ^ 1) * 32 + other);
-#pragma unroll
-        for (int f = 0; f < 2; ++f) {
-          if (half == 0) {
-            dscores().as_b(32 + other, f * 16, b);
-          } else {
-            dscores().rows_as_b(32 + f * 16, other, b);
-          }
-          add(f, a, b);
+        if (half == 0) {
+          dscores().as_b(32 + other, f * 16, b);
+        } else {
+          dscores().rows_as_b(32 + f * 16, other, b);
         }
+        add(level(5).as_a(first_channel, (half ^ 1) * 32 + other));
       }
     }
-    return g;
   }
 
-  // What passes through each token's decay, d log a: sums over tokens at or after it of `later`,
-  // which is read there, and over tokens before it of `earlier`, which was written there.
+  // What passes through each token's decay, d log a: sums over tokens at or after it of what is
+  // read there, and over tokens before it of what was written there.
   struct Passing {
-    Part own;             // finished
-    Part later, earlier;  // still to be summed within eights
-    Pair eight[4];        // for all of an eight, still to be summed over the quad
+    Part own;
+    Pair eight[4];  // for all of an eight, still to be summed over the quad
   };
 
-  // Adds z g of one level (blocks of 2^n tokens).
+  // For two neighbouring tokens of an eight: sums over the eight's later tokens, or earlier ones.
+  __device__ __forceinline__ float beyond(float x, bool later) const {
+    const float one = exchanged(x, 1);
+    const float two = exchanged(x + one, 2);
+    return (((lane & 1) == 0) == later ? one : 0.0f) + (((lane & 2) == 0) == later ? two : 0.0f);
+  }
+  __device__ __forceinline__ void add_read(float* own, float x, float y) const {
+    const float after = beyond(x + y, true);
+    own[0] += x + y + after;
+    own[1] += y + after;
+  }
+  __device__ __forceinline__ void add_written(float* own, float x, float y) const {
+    const float before = beyond(x + y, false);
+    own[0] += before;
+    own[1] += x + before;
+  }
+
+  // Adds z g of one level (blocks of 2^n tokens) for eight i and channel c of the lane's two.
   template <int n>
-  __device__ __forceinline__ void pass_on(Passing& to, const Part& zg) const {
+  __device__ __forceinline__ void pass_on(Passing& to, int i, int c, float x, float y) const {
+    float* own = to.own.eight[i].at + 2 * c;
+    const bool reads = upper<n>(i, 0);
+    if constexpr (n == 0) {
+      own[1] += y;
+    } else if constexpr (n == 1) {
+      own[0] += reads ? x + y : 0.0f;
+      own[1] += reads ? y : x;
+    } else if constexpr (n == 2) {
+      const float sibling = exchanged(x + y, 1);
+      const float beside = ((lane & 1) == 0) == reads ? sibling : 0.0f;
+      own[0] += reads ? x + y + beside : beside;
+      own[1] += reads ? y + beside : x + beside;
+    } else {
+      if (reads) {
+        add_read(own, x, y);
+      } else {
+        add_written(own, x, y);
+      }
+      constexpr int block = 1 << (n - 3);  // eights
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-#pragma unroll
-      for (int r = 0; r < 4; r += 2) {
-        const float x = zg.at(i, r);
-        const float y = zg.at(i, r + 1);
-        if constexpr (n == 0) {
-          to.own.at(i, r + 1) += y;
-        } else if constexpr (n == 1) {
-          to.own.at(i, r) += upper<n>(i, r) ? x + y : 0.0f;
-          to.own.at(i, r + 1) += upper<n>(i, r) ? y : x;
-        } else if constexpr (n == 2) {
-          const float sibling = exchanged(x + y, 1);
-          const bool second = (lane & 1) != 0;
-          if (upper<n>(i, r)) {
-            to.own.at(i, r) += x + y + (second ? 0.0f : sibling);
-            to.own.at(i, r + 1) += y + (second ? 0.0f : sibling);
-          } else {
-            to.own.at(i, r) += second ? sibling : 0.0f;
-            to.own.at(i, r + 1) += x + (second ? sibling : 0.0f);
-          }
-        } else {
-          const bool read = upper<n>(i, r);
-          to.later.at(i, r) += read ? x : 0.0f;
-          to.later.at(i, r + 1) += read ? y : 0.0f;
-          to.earlier.at(i, r) += read ? 0.0f : x;
-          to.earlier.at(i, r + 1) += read ? 0.0f : y;
-          constexpr int block = 1 << (n - 3);  // eights
-#pragma unroll
-          for (int j = i / block * block; j < i / block * block + block; ++j) {
-            if (j < i) to.eight[j].at[r / 2] += read ? x + y : 0.0f;
-            if (j > i) to.eight[j].at[r / 2] += read ? 0.0f : x + y;
-          }
-        }
+      for (int j = i / block * block; j < i / block * block + block; ++j) {
+        if (j < i) to.eight[j].at[c] += reads ? x + y : 0.0f;
+        if (j > i) to.eight[j].at[c] += reads ? 0.0f : x + y;
       }
     }
   }
 
-  // Finishes the sums: own becomes d log a.
-  __device__ __forceinline__ void finish(Passing& to) const {
+  // One level: what it adds to dq and dk, and to what passes through decays.
+  template <int n>
+  __device__ __forceinline__ void level_back(const Part& before, const Part& after, Part& dq,
+                                             Part& dk, Passing& passing) const {
+    FragmentA z[2];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-#pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        const float all = quad_sum(to.eight[i].at[c]);
-        float* own = to.own.eight[i].at + 2 * c;
-        const float* later = to.later.eight[i].at + 2 * c;
-        const float* earlier = to.earlier.eight[i].at + 2 * c;
-        const auto beyond = [&](float x, bool low_bit, bool high_bit) {
-          const float one = exchanged(x, 1);
-          const float two = exchanged(x + one, 2);
-          return (low_bit ? one : 0.0f) + (high_bit ? two : 0.0f);
-        };
-        const float after = beyond(later[0] + later[1], (lane & 1) == 0, (lane & 2) == 0);
-        const float before = beyond(earlier[0] + earlier[1], (lane & 1) != 0, (lane & 2) != 0);
-        own[0] += all + (later[0] + later[1] + after) + before;
-        own[1] += all + (later[1] + after) + (earlier[0] + before);
-      }
+    for (int f = 0; f < 2; ++f) {
+      z[f] = level_of<n>(f, query(f), keys(f), before, after);
     }
-  }
-
-  __device__ __forceinline__ void go_back(const Columns& sums) const {
-    Part dq = Part::filled(0);
-    Part dk = Part::filled(0);
-    Passing passing = {Part::filled(0), Part::filled(0), Part::filled(0), {}};
-    const Part query = part_of(q());
-    const Gates g = gates();
-    Products now = halve(g.keep, [&]<int n>(Level<n>, const Part& before, const Part& after) {
-      Part z = level_of<n>(query, g.key, before, after);
-      const Part gradient = level_gradient<n>(z);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
+    for (int f = 0; f < 2; ++f) {
+      Sums g[2];
+      level_gradient<n>(f, z, g);
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const int i = 2 * f + j;
 #pragma unroll
         for (int r = 0; r < 4; ++r) {
-          const float x = gradient.at(i, r);
+          const float x = g[j].at[r];
           dq.at(i, r) = fmaf(upper<n>(i, r) ? before.at(i, r) : 0.0f, x, dq.at(i, r));
           dk.at(i, r) = fmaf(upper<n>(i, r) ? 0.0f : after.at(i, r), x, dk.at(i, r));
-          z.at(i, r) *= x;
+        }
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+          const float2 own = unpacked(z[f].r[2 * j + c]);
+          pass_on<n>(passing, i, c, own.x * g[j].at[2 * c], own.y * g[j].at[2 * c + 1]);
         }
       }
-      pass_on<n>(passing, z);
-    });
-    join_halves(now);
-    add_state(sums, now, query, g.key, dq, dk, passing);
-    finish(passing);
-    add_own_token(query, g.key, dq, dk);
-    store(g.keep, dq, dk, passing.own);
+    }
   }
 
-  // What the chunk reads from the state before it and writes to the one after it.
-  __device__ __forceinline__ void add_state(const Columns& sums, const Products& now,
-                                            const Part& query, const Part& k, Part& dq, Part& dk,
-                                            Passing& passing) const {
+  __device__ __forceinline__ void go_back(const Pair& meeting) const {
+    Part dq = Part::filled(0);
+    Part dk = Part::filled(0);
+    Passing passing = {Part::filled(0), {}};
+    Products now =
+        halve(decays_of_tokens(), [&]<int n>(Level<n>, const Part& before, const Part& after) {
+          level_back<n>(before, after, dq, dk, passing);
+        });
+    join_halves(now);
+    add_state(now, meeting, dq, dk, passing);
+    add_own_token(dq, dk);
+    store(dq, dk, passing.own);
+  }
+
+  // What the chunk reads from the state before it and writes to the one after it. Finishes what
+  // passes.
+  __device__ __forceinline__ void add_state(const Products& now, const Pair& meeting, Part& dq,
+                                            Part& dk, Passing& passing) const {
     Pair later = {};
     Pair earlier = {};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
+      const Sums dread = from_aside(i);
+      const Sums dwrite = from_aside(4 + i);
 #pragma unroll
-      for (int r = 0; r < 4; ++r) {
-        const float read = now.before.at(i, r) * p.scale * sums.dread.at(i, r);
-        const float written = now.after.at(i, r) * sums.dwrite.at(i, r);
-        dq.at(i, r) += read;
-        dk.at(i, r) += written;
-        const float x = query.at(i, r) * read;
-        const float y = k.at(i, r) * written;
-        passing.later.at(i, r) += x;
-        passing.earlier.at(i, r) += y;
-        later.at[r / 2] += x;
-        earlier.at[r / 2] += y;
+      for (int c = 0; c < 2; ++c) {
+        const float2 q = unpacked(query(i / 2).r[i % 2 * 2 + c]);
+        const float2 k = unpacked(keys(i / 2).r[i % 2 * 2 + c]);
+        float read[2], written[2];
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int r = 2 * c + e;
+          read[e] = now.before.at(i, r) * p.scale * dread.at[r];
+          written[e] = now.after.at(i, r) * dwrite.at[r];
+          dq.at(i, r) += read[e];
+          dk.at(i, r) += written[e];
+          read[e] *= e == 0 ? q.x : q.y;
+          written[e] *= e == 0 ? k.x : k.y;
+        }
+        add_read(passing.own.eight[i].at + 2 * c, read[0], read[1]);
+        add_written(passing.own.eight[i].at + 2 * c, written[0], written[1]);
+        const float x = read[0] + read[1];
+        const float y = written[0] + written[1];
+        later.at[c] += x;
+        earlier.at[c] += y;
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          if (j < i) passing.eight[j].at[r / 2] += x;
-          if (j > i) passing.eight[j].at[r / 2] += y;
+          if (j < i) passing.eight[j].at[c] += x;
+          if (j > i) passing.eight[j].at[c] += y;
         }
       }
     }
@@ -757,33 +817,41 @@ struct ChunkGradient {
       // after.
       const float* other =
           (half == 0 ? later_sums() : earlier_sums()) + (half ^ 1) * key_width + channel(2 * c);
-      const float through = now.whole.at[c] * quad_sum(sums.meeting.at[c]);
+      const float through = *other + now.whole.at[c] * quad_sum(meeting.at[c]);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-#pragma unroll
-        for (int r = 2 * c; r < 2 * c + 2; ++r) passing.own.at(i, r) += *other + through;
+        const float all = through + quad_sum(passing.eight[i].at[c]);
+        passing.own.at(i, 2 * c) += all;
+        passing.own.at(i, 2 * c + 1) += all;
       }
     }
   }
 
   // A token's own key with its own query: the score's diagonal and the augmentation.
-  __device__ __forceinline__ void add_own_token(const Part& query, const Part& k, Part& dq,
-                                                Part& dk) const {
+  __device__ __forceinline__ void add_own_token(Part& dq, Part& dk) const {
     Pair daug = {};
     const bool augmented = p.dscore != nullptr;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
 #pragma unroll
-      for (int r = 0; r < 4; ++r) {
-        const int t = token(i, r);
-        float pull = __bfloat162float(*dscores().at(t, t));
-        if (augmented) {
-          const float score = dscore()[t];
-          pull = fmaf(score, p.aug[head * key_width + channel(r)], pull);
-          daug.at[r / 2] += score * query.at(i, r) * k.at(i, r);
+      for (int c = 0; c < 2; ++c) {
+        const float2 q = unpacked(query(i / 2).r[i % 2 * 2 + c]);
+        const float2 k = unpacked(keys(i / 2).r[i % 2 * 2 + c]);
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int r = 2 * c + e;
+          const int t = token(i, r);
+          const float own_query = e == 0 ? q.x : q.y;
+          const float own_key = e == 0 ? k.x : k.y;
+          float pull = __bfloat162float(*dscores().at(t, t));
+          if (augmented) {
+            const float score = dscore()[t];
+            pull = fmaf(score, p.aug[head * key_width + channel(r)], pull);
+            daug.at[c] += score * own_query * own_key;
+          }
+          dq.at(i, r) = fmaf(pull, own_key, dq.at(i, r));
+          dk.at(i, r) = fmaf(pull, own_query, dk.at(i, r));
         }
-        dq.at(i, r) = fmaf(pull, k.at(i, r), dq.at(i, r));
-        dk.at(i, r) = fmaf(pull, query.at(i, r), dk.at(i, r));
       }
     }
     if (!augmented) return;
@@ -796,16 +864,16 @@ struct ChunkGradient {
 
   // dq and du lie as tokens by channels in the warp's own part of the tiles of q and u, and are
   // added to the rows in memory from there.
-  __device__ __forceinline__ void store(const Part& keep, const Part& dq, const Part& dk,
-                                        const Part& passing) const {
+  __device__ __forceinline__ void store(const Part& dq, const Part& dk, const Part& passing) const {
     const Part logits = part_of(u());
     __syncwarp();
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
 #pragma unroll
       for (int r = 0; r < 4; ++r) {
+        const float keep = fast_gate(logits.at(i, r), p.inverse_temperature).keep;
         const float slope = fast_sigmoid(-logits.at(i, r)) * p.inverse_temperature;
-        const float du = (passing.at(i, r) - keep.at(i, r) * dk.at(i, r)) * slope;
+        const float du = (passing.at(i, r) - keep * dk.at(i, r)) * slope;
         *q().at(token(i, r), channel(r)) = __float2bfloat16_rn(dq.at(i, r));
         *u().at(token(i, r), channel(r)) = __float2bfloat16_rn(du);
       }
@@ -824,16 +892,31 @@ struct ChunkGradient {
                                            std::int64_t stride) const {
     using Row = metala::cuda::Pack<Bf16>;
     constexpr int packs = key_width / Row::size;
-    for (int i = static_cast<int>(threadIdx.x); i < tokens * packs; i += threads) {
-      const int at = i % packs * Row::size;
-      Row& there = *reinterpret_cast<Row*>(to + i / packs * stride + head * key_width + at);
-      const Row more = *reinterpret_cast<const Row*>(from.at(i / packs, at));
-      Row sum = there;
+    constexpr int each = chunk * packs / threads;
+    const auto place_of = [&](int i, int& t, int& at) {
+      const int pack = i * threads + static_cast<int>(threadIdx.x);
+      t = pack / packs;
+      at = pack % packs * Row::size;
+      return reinterpret_cast<Row*>(to + t * stride + head * key_width + at);
+    };
+    Row sums[each];
+    int t, at;
+#pragma unroll
+    for (int i = 0; i < each; ++i) {
+      const Row* there = place_of(i, t, at);
+      sums[i] = {};
+      if (p.add && t < tokens) sums[i] = *there;
+    }
+#pragma unroll
+    for (int i = 0; i < each; ++i) {
+      Row* const there = place_of(i, t, at);
+      const Row more = *reinterpret_cast<const Row*>(from.at(t, at));
 #pragma unroll
       for (int j = 0; j < Row::size; ++j) {
-        sum.at[j] = __float2bfloat16_rn(__bfloat162float(sum.at[j]) + __bfloat162float(more.at[j]));
+        sums[i].at[j] =
+            __float2bfloat16_rn(__bfloat162float(sums[i].at[j]) + __bfloat162float(more.at[j]));
       }
-      there = sum;
+      if (t < tokens) *there = sums[i];
     }
   }
 
@@ -860,8 +943,9 @@ struct ChunkGradient {
     Columns sums = {};
     take_slices(sums);
     store_dscores(sums);
+    set_aside(sums);
     __syncthreads();
-    go_back(sums);
+    go_back(sums.meeting);
   }
 };
 

@@ -238,6 +238,43 @@ TEST_F(MetalaAttentionOnGpu, TheSameInputsGiveTheSameGradients) {
   }
 }
 
+// In chunks and token by token, with everything and with the least.
+TEST_F(MetalaAttentionOnGpu, OverwritingNeedsNoZeros) {
+  for (const std::int64_t key_width : {64, 17}) {
+    for (const bool whole : {true, false}) {
+      const Problem p = {.lengths = {300, 0, 77},
+                         .key_width = key_width,
+                         .value_width = 64,
+                         .augmented = whole,
+                         .gated = whole};
+      SCOPED_TRACE(p.text());
+      const Inputs in = inputs_of(p);
+      const Tensor mixed = there(run_forward(p, in).mixed, DType::bf16);
+      const Cotangents c = cotangents_of(p, DType::f32);
+      const auto offsets = p.offsets();
+      const auto run = [&](bool overwrite) {
+        Gradients to = gradients_like(p, in, 0);
+        for (Tensor* t : {&to.q, &to.u, &to.k, &to.v, &to.z}) {
+          if (t->defined() && overwrite) *t = harness::poisoned(t->shape(), DType::f32);
+          *t = there(*t, DType::bf16);
+        }
+        for (Tensor* t : {&to.aug, &to.fixed_decay, &to.before}) *t = there(*t);
+        to.tokens = overwrite ? Write::overwrite : Write::accumulate;
+        backward(p.options(), moved(in, DType::bf16), mirrored(offsets), mixed,
+                 there(c.o, DType::bf16), there(c.after), to);
+        return named(to);
+      };
+      const auto written = run(true);
+      const auto added = run(false);
+      for (std::size_t i = 0; i < written.size(); ++i) {
+        if (!written[i].second.defined()) continue;
+        EXPECT_TRUE(harness::same_bits(written[i].second.to({}), added[i].second.to({})))
+            << written[i].first;
+      }
+    }
+  }
+}
+
 TEST_F(MetalaAttentionOnGpu, TheSameInputsGiveTheSameBits) {
   const Problem p = {.lengths = {300, 77}, .key_width = 64, .value_width = 128};
   const Inputs in = inputs_of(p);

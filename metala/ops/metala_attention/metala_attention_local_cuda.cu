@@ -24,6 +24,7 @@ struct Local {
   T* dmixed;
   float* dscore;
   Rows<T> dv, dz;
+  bool add;  // to them
 };
 
 template <class T>
@@ -126,8 +127,12 @@ __global__ void __launch_bounds__(32 * warps)
   const int value = (head * 32 + lane) * value_share;
   Floats<value_share> y = load<value_share>(b.mixed.row(t) + value);
   Floats<value_share> e = load<value_share>(b.dout.row(t) + value);
-  Floats<value_share> dz = load<value_share>(b.dz.row(t) + value);
-  Floats<value_share> dv = load<value_share>(b.dv.row(t) + value);
+  Floats<value_share> dz = {};
+  Floats<value_share> dv = {};
+  if (b.add) {
+    dz = load<value_share>(b.dz.row(t) + value);
+    dv = load<value_share>(b.dv.row(t) + value);
+  }
   const Floats<value_share> z = load<value_share>(p.z.row(t) + value);
   const Floats<value_share> v = load<value_share>(p.v.row(t) + value);
   const Floats<key_share> q = load<key_share>(p.q.row(t) + key);
@@ -150,7 +155,7 @@ __global__ void __launch_bounds__(32 * warps)
   for (int i = 0; i < value_share; ++i) {
     y.at[i] *= r;
     const float gate = fast_sigmoid(z.at[i]);
-    dz.at[i] += e.at[i] * y.at[i] * gate * (1 + z.at[i] * fast_sigmoid(-z.at[i]));
+    dz.at[i] += e.at[i] * y.at[i] * gate * (1 + z.at[i] * (1 - gate));
     e.at[i] *= z.at[i] * gate;
     sum_e += e.at[i];
     along += e.at[i] * y.at[i];
@@ -168,7 +173,8 @@ __global__ void __launch_bounds__(32 * warps)
 #pragma unroll
   for (int i = 0; i < value_share; ++i) {
     e.at[i] = r * (e.at[i] - mean_e - y.at[i] * mean_along);
-    const float dsum = e.at[i] * fast_sigmoid(score * v.at[i]) * fast_sigmoid(-score * v.at[i]);
+    const float opened = fast_sigmoid(score * v.at[i]);
+    const float dsum = e.at[i] * opened * (1 - opened);
     dscore += dsum * v.at[i];
     dv.at[i] += dsum * score;
   }
@@ -203,10 +209,13 @@ void backward_local(const Options& options, const Inputs& in, Offsets offsets, c
   if (token_heads == 0) return;
   metala::cuda::with_type(in.q.dtype(), [&]<class T>(T) {
     const Arguments<T> p = arguments<T>(options, in, offsets);
-    const Local<T> b = {rows<const T>(mixed), rows<const T>(do_), static_cast<T*>(dmixed), dscore,
-                        rows<T>(to.v),        rows<T>(to.z)};
+    const Local<T> b = {
+        rows<const T>(mixed), rows<const T>(do_), static_cast<T*>(dmixed),       dscore,
+        rows<T>(to.v),        rows<T>(to.z),      to.tokens == Write::accumulate};
     const auto blocks = static_cast<unsigned>((token_heads + warps - 1) / warps);
     if (launch_in_shares(p, b, blocks, token_heads, stream)) return;
+    prepare(to.v, to.tokens);
+    prepare(to.z, to.tokens);
     local_backward<<<blocks, 32 * warps, 0, stream>>>(p, b, token_heads);
   });
 }

@@ -34,9 +34,9 @@ bool with_size(Size size, F&& f) {
 // Inputs and options; not what comes out, nor the segments.
 Problem problem(const Options& options, const Inputs& in, Offsets offsets);
 
-// Cuts sequences into segments of at least four chunks, so that about `wanted` blocks walk at once;
-// `walks` of them each segment.
-void cut(Problem& p, Size size, Offsets offsets, std::int64_t wanted, std::int64_t walks);
+// Cuts sequences into segments of at least four chunks, as many as make the walks end soonest on a
+// GPU where `at_once` blocks run side by side; a segment has `walks` of them.
+void cut(Problem& p, Size size, Offsets offsets, std::int64_t at_once, std::int64_t walks);
 
 // Memory for the segments' states and decays.
 void take_segments(Problem& p, Size size, metala::cuda::Pieces& pieces);

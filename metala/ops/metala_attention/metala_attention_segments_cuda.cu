@@ -63,15 +63,26 @@ Problem problem(const Options& options, const Inputs& in, Offsets offsets) {
   return p;
 }
 
-void cut(Problem& p, Size size, Offsets offsets, std::int64_t wanted, std::int64_t walks) {
+void cut(Problem& p, Size size, Offsets offsets, std::int64_t at_once, std::int64_t walks) {
   std::int64_t longest = 1;
   for (std::size_t b = 1; b < offsets.size(); ++b) {
     longest = std::max(longest, offsets[b] - offsets[b - 1]);
   }
   const std::int64_t slices = size.value_width > 128 ? 2 : 1;
   const std::int64_t blocks = std::max<std::int64_t>(p.batch * p.heads * slices * walks, 1);
-  const std::int64_t segments =
-      std::clamp<std::int64_t>(wanted / blocks, 1, (longest + 4 * chunk - 1) / (4 * chunk));
+  const std::int64_t most = std::min((longest + 4 * chunk - 1) / (4 * chunk),
+                                     std::max<std::int64_t>(4 * at_once / blocks, 1));
+  // In walks of a whole sequence: waves of blocks, each a segment long, after a first pass over all
+  // segments but one that takes a fifth of the time.
+  const auto time = [&](std::int64_t segments) {
+    const auto waves = [&](std::int64_t count) { return (blocks * count + at_once - 1) / at_once; };
+    return (static_cast<double>(waves(segments)) + 0.2 * static_cast<double>(waves(segments - 1))) /
+           static_cast<double>(segments);
+  };
+  std::int64_t segments = 1;
+  for (std::int64_t s = 2; s <= most; ++s) {
+    if (time(s) < time(segments)) segments = s;
+  }
   p.segment_tokens = ((longest + segments - 1) / segments + chunk - 1) / chunk * chunk;
   p.segments = static_cast<int>((longest + p.segment_tokens - 1) / p.segment_tokens);
 }

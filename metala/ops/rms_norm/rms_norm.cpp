@@ -18,15 +18,17 @@ void forward(const Tensor& x, double eps, Tensor y, Tensor inverse_rms) {
   return cpu::forward(x, eps, y, inverse_rms);
 }
 
-void backward(const Tensor& dy, const Tensor& y, const Tensor& inverse_rms, Tensor dx) {
+void backward(const Tensor& dy, const Tensor& y, const Tensor& inverse_rms, Tensor dx,
+              Write write) {
   require(y.defined() && y.rank() == 2, "rms_norm: y must be a matrix [N, d]");
   check_tensor("rms_norm: y", y, y.shape(), y.dtype());
   check_tensor("rms_norm: dy", dy, y.shape(), y.dtype());
   check_tensor("rms_norm: inverse_rms", inverse_rms, {y.size(0)}, accumulation_type(y.dtype()));
   check_tensor("rms_norm: dx", dx, y.shape(), y.dtype());
   if constexpr (cuda_built) {
-    if (y.device().is_cuda()) return cuda::backward(dy, y, inverse_rms, dx);
+    if (y.device().is_cuda()) return cuda::backward(dy, y, inverse_rms, dx, write);
   }
+  prepare(dx, write);
   if (y.dtype() == DType::f64) return reference::backward<double>(dy, y, inverse_rms, dx);
   return cpu::backward(dy, y, inverse_rms, dx);
 }

@@ -16,16 +16,14 @@ HWY_BEFORE_NAMESPACE();
 namespace metala::rms_norm::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 using vector::HWY_NAMESPACE::dot;
-using vector::HWY_NAMESPACE::for_lanes;
 using vector::HWY_NAMESPACE::Floats;
+using vector::HWY_NAMESPACE::for_lanes;
 
 void forward_row(const float* x, std::size_t width, float eps, float* y, float* inverse_rms) {
   const Floats d;
   const float r = 1 / std::sqrt(dot(x, x, width) / static_cast<float>(width) + eps);
   const auto scale = hn::Set(d, r);
-  for_lanes(width, [&](auto lanes) {
-    lanes.store(hn::Mul(lanes.load(x), scale), y);
-  });
+  for_lanes(width, [&](auto lanes) { lanes.store(hn::Mul(lanes.load(x), scale), y); });
   if (inverse_rms != nullptr) *inverse_rms = r;
 }
 
@@ -72,8 +70,7 @@ void backward(const Tensor& dy, const Tensor& y, const Tensor& inverse_rms, Tens
   const auto row = HWY_DYNAMIC_DISPATCH(backward_row);
   parallel_ranges(y.size(0), rows_per_task, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t n = begin; n < end; ++n) {
-      row(gradient + n * dy.stride(0), out + n * y.stride(0), width, r[n],
-          into + n * dx.stride(0));
+      row(gradient + n * dy.stride(0), out + n * y.stride(0), width, r[n], into + n * dx.stride(0));
     }
   });
 }

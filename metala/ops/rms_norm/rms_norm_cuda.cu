@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(most_threads)
 template <int n, class T>
 __global__ void __launch_bounds__(most_threads)
     backward_row(const T* dy, std::int64_t dy_stride, const T* y, std::int64_t y_stride,
-                 const float* inverse_rms, T* dx, std::int64_t dx_stride, int width) {
+                 const float* inverse_rms, T* dx, std::int64_t dx_stride, int width, bool add) {
   __shared__ float shared[33];
   const T* dout = dy + blockIdx.x * dy_stride;
   const T* out = y + blockIdx.x * y_stride;
@@ -66,7 +66,8 @@ __global__ void __launch_bounds__(most_threads)
   each_pack<n>(width, [&](int at) {
     const Floats<n> gradient = load<n>(dout + at);
     const Floats<n> normed = load<n>(out + at);
-    Floats<n> sum = load<n>(din + at);
+    Floats<n> sum = {};
+    if (add) sum = load<n>(din + at);
 #pragma unroll
     for (int i = 0; i < n; ++i) sum.at[i] += r * (gradient.at[i] - normed.at[i] * mean);
     store(sum, din + at);
@@ -91,7 +92,8 @@ void forward(const Tensor& x, double eps, Tensor y, Tensor inverse_rms) {
   metala::cuda::check_launch("rms_norm");
 }
 
-void backward(const Tensor& dy, const Tensor& y, const Tensor& inverse_rms, Tensor dx) {
+void backward(const Tensor& dy, const Tensor& y, const Tensor& inverse_rms, Tensor dx,
+              Write write) {
   const auto stream = metala::cuda::enter("rms_norm", {&dy, &y, &inverse_rms, &dx});
   if (y.count() == 0) return;
   const bool packed = metala::cuda::in_packs({&dy, &y, &dx});
@@ -101,7 +103,7 @@ void backward(const Tensor& dy, const Tensor& y, const Tensor& inverse_rms, Tens
       backward_row<n, T><<<static_cast<unsigned>(y.size(0)), threads, 0, stream>>>(
           static_cast<const T*>(dy.raw()), dy.stride(0), static_cast<const T*>(y.raw()),
           y.stride(0), static_cast<const float*>(inverse_rms.raw()), static_cast<T*>(dx.raw()),
-          dx.stride(0), static_cast<int>(y.size(1)));
+          dx.stride(0), static_cast<int>(y.size(1)), write == Write::accumulate);
     });
   });
   metala::cuda::check_launch("rms_norm, backward");

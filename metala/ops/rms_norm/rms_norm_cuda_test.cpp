@@ -35,6 +35,20 @@ TEST_F(RmsNormOnGpu, AgreesWithTheReferenceForwardsAndBackwards) {
   }
 }
 
+TEST_F(RmsNormOnGpu, OverwritingNeedsNoZeros) {
+  const Shape shape = {5, 264};
+  const auto random = [&](std::uint64_t seed) {
+    return there(random_normal(shape, DType::f32, seed), DType::bf16);
+  };
+  const Tensor dy = random(1), y = random(2);
+  const Tensor r = there(filled({5}, DType::f32, 0.5));
+  const Tensor dx = there(poisoned(shape, DType::f32), DType::bf16);
+  rms_norm::backward(dy, y, r, dx, Write::overwrite);
+  const Tensor sum = Tensor::zeros(shape, DType::bf16, gpu_);
+  rms_norm::backward(dy, y, r, sum);
+  EXPECT_TRUE(same_bits(dx.to({}), sum.to({})));
+}
+
 TEST_F(RmsNormOnGpu, ANanStaysInItsRow) {
   const Tensor x = random_normal({3, 40}, DType::f32, 1);
   x.data<float>()[45] = std::numeric_limits<float>::quiet_NaN();

@@ -46,8 +46,8 @@ void forward(const Tensor& x, const Tensor& weight, Offsets offsets, const Tenso
 }
 
 void backward(const Tensor& dy, const Tensor& x, const Tensor& weight, Offsets offsets,
-              const Tensor& before, const Tensor& dafter, Tensor dx, Tensor dweight,
-              Tensor dbefore) {
+              const Tensor& before, const Tensor& dafter, Tensor dx, Tensor dweight, Tensor dbefore,
+              Write dx_write) {
   check(x, weight, offsets);
   check_tensor("short_conv: dy", dy, x.shape(), x.dtype());
   check_state("short_conv: before", before, x, weight, offsets);
@@ -58,9 +58,10 @@ void backward(const Tensor& dy, const Tensor& x, const Tensor& weight, Offsets o
   check_state("short_conv: dbefore", dbefore, x, weight, offsets);
   if constexpr (cuda_built) {
     if (x.device().is_cuda()) {
-      return cuda::backward(dy, x, weight, offsets, before, dafter, dx, dweight, dbefore);
+      return cuda::backward(dy, x, weight, offsets, before, dafter, dx, dweight, dbefore, dx_write);
     }
   }
+  prepare(dx, dx_write);
   if (x.dtype() == DType::f64) {
     return reference::backward<double>(dy, x, weight, offsets, before, dafter, dx, dweight,
                                        dbefore);

@@ -12,13 +12,15 @@
 //   dx; states and w contiguous
 //
 // `after` may be absent or the same memory as `before` (then it is updated in place). A sequence
-// of no tokens copies its state. Backward: dx, dw, dbefore are added to; dafter is the gradient of
+// of no tokens copies its state. Backward: dx (unless to be
+// overwritten), dw, dbefore are added to; dafter is the gradient of
 // the final state; dafter, dbefore may be absent; before must be what the forward pass saw.
 // Throws Error naming the argument, the shape it has and the shape it needs.
 #pragma once
 
 #include "metala/base/ragged.h"
 #include "metala/base/tensor.h"
+#include "metala/base/write.h"
 
 namespace metala::short_conv {
 
@@ -26,7 +28,7 @@ void forward(const Tensor& x, const Tensor& weight, Offsets offsets, const Tenso
              Tensor after);
 
 void backward(const Tensor& dy, const Tensor& x, const Tensor& weight, Offsets offsets,
-              const Tensor& before, const Tensor& dafter, Tensor dx, Tensor dweight,
-              Tensor dbefore);
+              const Tensor& before, const Tensor& dafter, Tensor dx, Tensor dweight, Tensor dbefore,
+              Write dx_write = Write::accumulate);
 
 }  // namespace metala::short_conv

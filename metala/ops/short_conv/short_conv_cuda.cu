@@ -112,14 +112,17 @@ __device__ __forceinline__ float dot(const Window<W, n>& taps, const Window<W, n
 
 // Rows first .. first + group - 1 of those in [begin, end); the others are zero.
 template <int n, class T>
-__device__ __forceinline__ void load_group(const T* from, std::int64_t stride, std::int64_t first,
-                                           std::int64_t begin, std::int64_t end,
-                                           Floats<n> (&rows)[group]) {
+__device__ __forceinline__ void load_group(const T* from, std::int64_t stride, int first, int begin,
+                                           int end, Floats<n> (&rows)[group]) {
 #pragma unroll
   for (int i = 0; i < group; ++i) {
     rows[i] = {};
     if (first + i >= begin && first + i < end) rows[i] = load<n>(from + (first + i) * stride);
   }
+}
+
+__device__ __forceinline__ float fast_sigmoid(float x) {
+  return __fdividef(1.0f, 1.0f + __expf(-x));  // 0 from x = -88 on
 }
 
 template <int W, int n, class T>
@@ -137,20 +140,23 @@ __global__ void __launch_bounds__(threads) forward_runs(Problem<T> p, std::int64
     const std::int64_t stop = p.offsets[sequence + 1] < end ? p.offsets[sequence + 1] : end;
     Window<W, n> window;
     load_window<W, n>(p, sequence, start, t, channel, window);
-    for (; t < stop; t += group) {
+    const T* const x_rows = p.x + t * p.x_stride + channel;
+    T* const y_rows = p.y + t * p.y_stride + channel;
+    const int count = static_cast<int>(stop - t);
+    for (int first = 0; first < count; first += group) {
       Floats<n> x[group];
-      load_group(p.x + channel, p.x_stride, t, t, stop, x);
+      load_group(x_rows, p.x_stride, first, 0, count, x);
 #pragma unroll
       for (int i = 0; i < group; ++i) {
-        if (t + i >= stop) continue;
+        if (first + i >= count) continue;
         shift<W, n>(window, x[i]);
         Floats<n> y;
 #pragma unroll
         for (int c = 0; c < n; ++c) {
           const float sum = dot<W, n>(taps, window, c);
-          y.at[c] = sum / (1 + __expf(-sum));
+          y.at[c] = sum * fast_sigmoid(sum);
         }
-        store(y, p.y + (t + i) * p.y_stride + channel);
+        store(y, y_rows + (first + i) * p.y_stride);
       }
     }
     t = stop;
@@ -182,11 +188,12 @@ struct Gradients {
   std::int64_t dx_stride;
   float* dweight;  // [runs, d, W]
   float* dbefore;
+  bool add;  // to dx
 };
 
 // Of silu.
 __device__ __forceinline__ float slope(float sum) {
-  const float s = 1 / (1 + __expf(-sum));
+  const float s = fast_sigmoid(sum);
   return s * (1 + sum * (1 - s));
 }
 
@@ -212,37 +219,42 @@ __global__ void __launch_bounds__(threads)
     while (p.offsets[sequence + 1] <= t) ++sequence;
     const std::int64_t start = p.offsets[sequence];
     const std::int64_t sequence_end = p.offsets[sequence + 1];
-    const std::int64_t own = t;
     const std::int64_t stop = sequence_end < end ? sequence_end : end;
     const std::int64_t reach = stop + W - 1 < sequence_end ? stop + W - 1 : sequence_end;
     Window<W, n> window;
     Window<W, n> waiting = {};  // waiting[j] of input t-W+1+j
     load_window<W, n>(p, sequence, start, t, channel, window);
-    for (; t < reach + W - 1; t += group) {
-      Floats<n> x[group], dy[group], dx[group];
-      load_group(p.x + channel, p.x_stride, t, t, reach, x);
-      load_group(g.dy + channel, g.dy_stride, t, t, reach, dy);
-      load_group(g.dx + channel, g.dx_stride, t - W + 1, own, stop, dx);
+    // Tokens of the piece, from its first.
+    const T* const x_rows = p.x + t * p.x_stride + channel;
+    const T* const dy_rows = g.dy + t * g.dy_stride + channel;
+    T* const dx_rows = g.dx + t * g.dx_stride + channel;
+    const int count = static_cast<int>(stop - t);
+    const int known = static_cast<int>(reach - t);
+    for (int first = 0; first < known + W - 1; first += group) {
+      Floats<n> x[group], dy[group], dx[group] = {};
+      load_group(x_rows, p.x_stride, first, 0, known, x);
+      load_group(dy_rows, g.dy_stride, first, 0, known, dy);
+      if (g.add) load_group(dx_rows, g.dx_stride, first - W + 1, 0, count, dx);
 #pragma unroll
       for (int i = 0; i < group; ++i) {
-        // Beyond the reach dy is zero, and with it all that is added.
+        // Beyond what is known dy is zero, and with it all that is added.
         shift<W, n>(window, x[i]);
         shift<W, n>(waiting, Floats<n>());
 #pragma unroll
         for (int c = 0; c < n; ++c) {
           const float dsum = dy[i].at[c] * slope(dot<W, n>(taps, window, c));
-          const float counted = t + i < stop ? dsum : 0.0f;
+          const float counted = first + i < count ? dsum : 0.0f;
 #pragma unroll
           for (int j = 0; j < W; ++j) {
             waiting[j][c] += dsum * taps[j][c];
             dtaps[j][c] += counted * window[j][c];
           }
         }
-        const std::int64_t done = t + i - W + 1;
-        if (done < own || done >= stop) continue;
+        const int done = first + i - W + 1;
+        if (done < 0 || done >= count) continue;
 #pragma unroll
         for (int c = 0; c < n; ++c) dx[i].at[c] += waiting[0][c];
-        store(dx[i], g.dx + done * g.dx_stride + channel);
+        store(dx[i], dx_rows + done * g.dx_stride);
       }
     }
     t = stop;
@@ -368,8 +380,8 @@ void forward(const Tensor& x, const Tensor& weight, Offsets offsets, const Tenso
 }
 
 void backward(const Tensor& dy, const Tensor& x, const Tensor& weight, Offsets offsets,
-              const Tensor& before, const Tensor& dafter, Tensor dx, Tensor dweight,
-              Tensor dbefore) {
+              const Tensor& before, const Tensor& dafter, Tensor dx, Tensor dweight, Tensor dbefore,
+              Write dx_write) {
   const auto stream = metala::cuda::enter(
       "short_conv", {&dy, &x, &weight, &before, &dafter, &dx, &dweight, &dbefore});
   const auto batch = batch_of(offsets);
@@ -387,10 +399,14 @@ void backward(const Tensor& dy, const Tensor& x, const Tensor& weight, Offsets o
     p.batch = batch;
     p.before = static_cast<const float*>(before.raw());
     p.width = static_cast<int>(x.size(1));
-    const Gradients<T> g = {
-        static_cast<const T*>(dy.raw()),   dy.stride(0), static_cast<const float*>(dafter.raw()),
-        static_cast<T*>(dx.raw()),         dx.stride(0), partial,
-        static_cast<float*>(dbefore.raw())};
+    const Gradients<T> g = {static_cast<const T*>(dy.raw()),
+                            dy.stride(0),
+                            static_cast<const float*>(dafter.raw()),
+                            static_cast<T*>(dx.raw()),
+                            dx.stride(0),
+                            partial,
+                            static_cast<float*>(dbefore.raw()),
+                            dx_write == Write::accumulate};
     with_width<1>(weight.size(1), [&]<int W>() {
       if (runs > 0) {
         with_pairs({&dy, &x, &dx}, [&]<int n>() {

@@ -76,6 +76,25 @@ TEST_F(ShortConvOnGpu, GradientsAgreeWithTheReferenceForEveryWidthAndRaggedBatch
   }
 }
 
+TEST_F(ShortConvOnGpu, OverwritingNeedsNoZeros) {
+  const std::vector<std::int64_t> ragged = {0, 1, 1, 70, 171};
+  for (const std::int64_t channels : {17, 32}) {
+    const Shape shape = {171, channels};
+    const Tensor x = there(random_normal(shape, DType::f32, 1));
+    const Tensor dy = there(random_normal(shape, DType::f32, 2));
+    const Tensor weight = there(random_normal({channels, 4}, DType::f32, 3));
+    const auto run = [&](const Tensor& dx, Write write) {
+      const Tensor dweight = Tensor::zeros({channels, 4}, DType::f32, gpu_);
+      short_conv::backward(dy, x, weight, mirrored(ragged), {}, {}, dx, dweight, {}, write);
+    };
+    const Tensor dx = there(poisoned(shape, DType::f32));
+    run(dx, Write::overwrite);
+    const Tensor sum = Tensor::zeros(shape, DType::f32, gpu_);
+    run(sum, Write::accumulate);
+    EXPECT_TRUE(same_bits(dx.to({}), sum.to({})));
+  }
+}
+
 TEST_F(ShortConvOnGpu, AStateIsUpdatedInPlace) {
   const std::vector<std::int64_t> one_each = {0, 1, 2, 3};
   const Tensor x = random_normal({3, 50}, DType::f32, 1);

@@ -1,0 +1,94 @@
+#include "metala/autograd/functions.h"
+
+#include <gtest/gtest.h>
+
+#include "metala/harness/compare.h"
+#include "metala/harness/random_tensor.h"
+#include "metala/ops/linear/linear.h"
+
+namespace metala {
+namespace {
+
+using namespace harness;
+
+constexpr std::int64_t rows = 3;
+constexpr std::int64_t width = 4;
+
+class Functions : public testing::Test {
+ protected:
+  Variable intermediate(std::uint64_t seed) {
+    const Variable x = tape_.intermediate({rows, width}, DType::f64);
+    x.value().copy_from(random_normal({rows, width}, DType::f64, seed));
+    return x;
+  }
+  // Gives y a random gradient, plays the tape and returns what was given.
+  Tensor pull_back(const Variable& y) {
+    const Tensor dy = random_normal({rows, width}, DType::f64, 99);
+    y.gradient().copy_from(dy);
+    tape_.backward();
+    return dy;
+  }
+
+  Arena arena_;
+  Tape tape_{arena_, Tape::Mode::record};
+};
+
+Tensor times(const Tensor& t, double factor) {
+  const Tensor product = t.copy();
+  for (std::int64_t i = 0; i < t.count(); ++i) product.data<double>()[i] *= factor;
+  return product;
+}
+
+TEST_F(Functions, AVariableAddedToItselfHasTwiceTheGradient) {
+  const Variable x = intermediate(1);
+  const Tensor dy = pull_back(functions::add(tape_, x, x));
+  EXPECT_TRUE(close(x.gradient(), times(dy, 2), 0));
+}
+
+TEST_F(Functions, AResidualUsedTwiceHasTheSumOfItsGradients) {
+  const Variable x = intermediate(1), a = intermediate(2), b = intermediate(3);
+  const Variable first = functions::add(tape_, x, a);
+  const Variable second = functions::add(tape_, x, b);
+  const Tensor dy = pull_back(functions::add(tape_, first, second));
+  EXPECT_TRUE(close(x.gradient(), times(dy, 2), 0));
+  EXPECT_TRUE(close(a.gradient(), dy, 0));
+  EXPECT_TRUE(close(b.gradient(), dy, 0));
+}
+
+TEST_F(Functions, AResidualMayAlsoBeTheInput) {
+  const Variable x = intermediate(1);
+  const Tensor w = random_normal({width, width}, DType::f64, 2);
+  const Tensor dw = Tensor::zeros({width, width}, DType::f64);
+  const Variable y = functions::add_linear(tape_, x, x, Variable::leaf(w, dw), {});
+  const Tensor dy = pull_back(y);
+  const Tensor want = dy.copy();
+  linear::backward_input(dy, w, want);
+  EXPECT_TRUE(close(x.gradient(), want, 1e-15));
+}
+
+TEST_F(Functions, WhatNothingReachesHasAGradientOfZero) {
+  const Variable x = intermediate(1);
+  x.reserve_gradient();
+  EXPECT_TRUE(close(x.gradient(), Tensor::zeros({rows, width}, DType::f64), 0));
+}
+
+TEST_F(Functions, TheFirstShareIsWrittenAndTheOthersAdded) {
+  const Variable x = intermediate(1);
+  EXPECT_EQ(x.gradient_slot().write, Write::overwrite);
+  EXPECT_EQ(x.gradient_slot().write, Write::accumulate);
+}
+
+TEST_F(Functions, OneOfTwoGradientsMayHoldSomethingAlready) {
+  const Variable a = intermediate(1), b = intermediate(2);
+  const Variable y = functions::glu(tape_, glu::Activation::silu, a, b);
+  const Variable sum = functions::add(tape_, y, a);  // its record is played first
+  const Tensor dy = pull_back(sum);
+  const Tensor da = dy.copy();
+  const Tensor db = Tensor::zeros({rows, width}, DType::f64);
+  glu::backward(glu::Activation::silu, a.value(), b.value(), dy, da, db);
+  EXPECT_TRUE(close(a.gradient(), da, 1e-15));
+  EXPECT_TRUE(close(b.gradient(), db, 1e-15));
+}
+
+}  // namespace
+}  // namespace metala
