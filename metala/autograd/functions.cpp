@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "metala/base/joined.h"
 #include "metala/base/profile.h"
 #include "metala/base/threads.h"
 #include "metala/device/cuda/matrix_product_cuda.h"
@@ -40,9 +41,10 @@ void add_into(const Tensor& from, const Tensor& to) {
 }
 
 // Where residual + something goes: fresh memory when the residual's old value may be needed for
-// gradients, else the residual itself.
-Variable sum_target(const Tape& tape, const Variable& residual) {
+// gradients, else the residual's own.
+Variable sum_target(const Tape& tape, const Variable& residual, Residual fate = Residual::kept) {
   if (!tape.recording()) return residual;
+  if (fate == Residual::spent) return tape.intermediate(residual.value());
   return tape.intermediate(residual.value().shape(), residual.value().dtype());
 }
 
@@ -66,6 +68,60 @@ void pull_back_linear(const Variable& y, const Variable& x, const Variable& weig
     linear::backward_weight(dy, x.value(), weight.gradient(), gradient_of(bias));
   }
 }
+
+// The weights of several projections as one matrix, and their gradients; undefined where they do
+// not lie so.
+struct Stack {
+  Tensor value, gradient;
+};
+
+Stack stack_of(const Tape& tape, const std::vector<Projection>& projections) {
+  // Weights of a file may lie together by chance, and what a model computes must not depend on it.
+  if (!tape.recording() && projections[0].weight.value().device().is_cpu()) return {};
+  std::vector<Tensor> values, gradients;
+  for (const auto& [weight, bias] : projections) {
+    values.push_back(weight.value());
+    if (weight.needs_gradient()) gradients.push_back(weight.gradient());
+  }
+  const Stack stack = {joined(values), joined(gradients)};
+  const bool whole =
+      gradients.empty() || (gradients.size() == values.size() && stack.gradient.defined());
+  return whole ? stack : Stack();
+}
+
+// The results of projections that share a product, as slices of its columns, with their biases.
+struct Columns {
+  std::vector<Variable> parts;
+  std::vector<Projection> projections;
+  // Of the product: made when a gradient of a part is first asked for.
+  std::shared_ptr<Tensor> dy = std::make_shared<Tensor>();
+
+  Columns(const Tape& tape, const Tensor& y, std::vector<Projection> given)
+      : projections(std::move(given)) {
+    std::int64_t begin = 0;
+    for (const auto& [weight, bias] : projections) {
+      const std::int64_t end = begin + weight.value().size(0);
+      const auto part_of_dy = [dy = dy, shape = y.shape(), type = y.dtype(), begin, end,
+                               &arena = tape.arena()] {
+        if (!dy->defined()) *dy = arena.uninitialized(shape, type);
+        return dy->slice(1, begin, end);
+      };
+      parts.push_back(tape.intermediate(y.slice(1, begin, end), part_of_dy));
+      if (bias.defined()) linear::add_bias(bias.value(), parts.back().value());
+      begin = end;
+    }
+  }
+
+  // The product's, whole; zero where nothing reaches. The biases get theirs.
+  Tensor gradient() const {
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      const Tensor part = parts[i].gradient();
+      const Variable& bias = projections[i].bias;
+      if (bias.needs_gradient()) linear::backward_bias(part, bias.gradient());
+    }
+    return *dy;
+  }
+};
 
 // The gradients of several variables, all to be written if all are blank and different, else all to
 // be added to. Absent variables have none.
@@ -154,9 +210,36 @@ Variable linear(Tape& tape, const Variable& x, const Variable& weight, const Var
   return y;
 }
 
+std::vector<Variable> linear(Tape& tape, const Variable& x,
+                             const std::vector<Projection>& projections) {
+  const Stack stack = stack_of(tape, projections);
+  if (!stack.value.defined()) {
+    std::vector<Variable> results;
+    for (const auto& [weight, bias] : projections) {
+      results.push_back(linear(tape, x, weight, bias));
+    }
+    return results;
+  }
+  const Tensor& in = x.value();
+  const Tensor y = tape.arena().uninitialized({in.size(0), stack.value.size(0)}, in.dtype());
+  linear::forward(in, stack.value, {}, y);
+  const Columns columns(tape, y, projections);
+  if (tape.recording()) {
+    tape.record([=] {
+      const Tensor dy = columns.gradient();
+      if (x.needs_gradient()) {
+        const auto [dx, write] = x.gradient_slot();
+        linear::backward_input(dy, stack.value, dx, write);
+      }
+      if (stack.gradient.defined()) linear::backward_weight(dy, x.value(), stack.gradient, {});
+    });
+  }
+  return columns.parts;
+}
+
 Variable add_linear(Tape& tape, const Variable& residual, const Variable& x, const Variable& weight,
-                    const Variable& bias) {
-  const Variable y = sum_target(tape, residual);
+                    const Variable& bias, Residual fate) {
+  const Variable y = sum_target(tape, residual, fate);
   linear::forward_onto(residual.value(), x.value(), weight.value(), value_of(bias), y.value());
   if (tape.recording()) {
     tape.record([=] {
@@ -226,6 +309,58 @@ Variable short_conv(Tape& tape, const Variable& x, const Variable& weight, Offse
   return y;
 }
 
+namespace {
+
+// Whether values that can be found again are given back.
+bool gives_back(const Tape& tape, const Variable& x) {
+  return tape.recording() && x.value().device().is_cuda();
+}
+
+// y = residual + f W^T + b, where f goes to memory that is then given back.
+Variable add_given_back(Tape& tape, const Onto& onto, Shape shape,
+                        const std::function<void(const Tensor&)>& f) {
+  const Variable y = sum_target(tape, onto.residual, onto.fate);
+  const ArenaScope scope(tape.arena());
+  const Tensor value = tape.arena().uninitialized(shape, y.value().dtype());
+  f(value);
+  linear::forward_onto(onto.residual.value(), value, onto.weight.value(), value_of(onto.bias),
+                       y.value());
+  return y;
+}
+
+// Its backward pass: pull_back(d) is given the gradient of f, in memory where it leaves f.
+void pull_back_given_back(const Tape& tape, const Onto& onto, const Variable& y, Shape shape,
+                          const std::function<void(const Tensor&)>& pull_back) {
+  const Tensor dy = y.gradient();
+  const Tensor value = tape.arena().uninitialized(shape, dy.dtype());
+  linear::backward_input(dy, onto.weight.value(), value, Write::overwrite);
+  pull_back(value);
+  if (onto.weight.needs_gradient()) {
+    linear::backward_weight(dy, value, onto.weight.gradient(), gradient_of(onto.bias));
+  }
+  pull_back_residual(y, onto.residual);
+}
+
+metala_attention::Inputs values_of(const AttentionInputs& in, const Carried& state) {
+  return {value_of(in.q), value_of(in.u),   value_of(in.k),           value_of(in.v),
+          value_of(in.z), value_of(in.aug), value_of(in.fixed_decay), value_of(state.before)};
+}
+
+metala_attention::Gradients gradients_of(const AttentionInputs& in, const Carried& state) {
+  const auto [d, write] = slots_of({in.q, in.u, in.k, in.v, in.z});
+  return {d[0],
+          d[1],
+          d[2],
+          d[3],
+          d[4],
+          gradient_of(in.aug),
+          gradient_of(in.fixed_decay),
+          gradient_of(state.before),
+          write};
+}
+
+}  // namespace
+
 Variable metala_attention(Tape& tape, const metala_attention::Options& options,
                           const AttentionInputs& in, Offsets offsets, const Carried& state) {
   const profile::Scope scope("attention");
@@ -233,28 +368,97 @@ Variable metala_attention(Tape& tape, const metala_attention::Options& options,
   const Variable o = tape.intermediate(v.shape(), v.dtype());
   const Tensor mixed =
       tape.recording() ? tape.arena().uninitialized(v.shape(), v.dtype()) : Tensor();
-  const metala_attention::Inputs inputs = {
-      value_of(in.q), value_of(in.u),   value_of(in.k),           value_of(in.v),
-      value_of(in.z), value_of(in.aug), value_of(in.fixed_decay), value_of(state.before)};
+  const metala_attention::Inputs inputs = values_of(in, state);
   metala_attention::forward(options, inputs, offsets, o.value(), mixed, value_of(state.after));
   if (tape.recording()) {
     tape.record([=] {
       const profile::Scope back("attention, backward");
-      const auto [d, write] = slots_of({in.q, in.u, in.k, in.v, in.z});
-      const metala_attention::Gradients gradients = {d[0],
-                                                     d[1],
-                                                     d[2],
-                                                     d[3],
-                                                     d[4],
-                                                     gradient_of(in.aug),
-                                                     gradient_of(in.fixed_decay),
-                                                     gradient_of(state.before),
-                                                     write};
       metala_attention::backward(options, inputs, offsets, mixed, o.gradient(),
-                                 gradient_of(state.after), gradients);
+                                 gradient_of(state.after), gradients_of(in, state));
     });
   }
   return o;
+}
+
+Variable add_glu_linear(Tape& tape, const Onto& onto, glu::Activation activation, const Variable& a,
+                        const Variable& b) {
+  if (!gives_back(tape, a)) {
+    return add_linear(tape, onto.residual, glu(tape, activation, a, b), onto.weight, onto.bias,
+                      onto.fate);
+  }
+  const Shape shape = a.value().shape();
+  const Variable y = add_given_back(tape, onto, shape, [&](const Tensor& h) {
+    const profile::Scope scope("glu");
+    glu::forward(activation, a.value(), value_of(b), h);
+  });
+  tape.record([=, &tape] {
+    pull_back_given_back(tape, onto, y, shape, [&](const Tensor& h) {
+      const profile::Scope back("glu, backward");
+      const auto [d, write] = slots_of({a, b});
+      glu::backward(activation, a.value(), value_of(b), h, d[0], d[1], write, h);
+    });
+  });
+  return y;
+}
+
+Variable add_attention_linear(Tape& tape, const Onto& onto,
+                              const metala_attention::Options& options, const AttentionInputs& in,
+                              Offsets offsets, const Carried& state) {
+  if (!gives_back(tape, in.v)) {
+    return add_linear(tape, onto.residual, metala_attention(tape, options, in, offsets, state),
+                      onto.weight, onto.bias, onto.fate);
+  }
+  const Shape shape = in.v.value().shape();
+  const Tensor mixed = tape.arena().uninitialized(shape, in.v.value().dtype());
+  const metala_attention::Inputs inputs = values_of(in, state);
+  const Variable y = add_given_back(tape, onto, shape, [&](const Tensor& o) {
+    const profile::Scope scope("attention");
+    metala_attention::forward(options, inputs, offsets, o, mixed, value_of(state.after));
+  });
+  tape.record([=, &tape] {
+    pull_back_given_back(tape, onto, y, shape, [&](const Tensor& o) {
+      const profile::Scope back("attention, backward");
+      metala_attention::Gradients to = gradients_of(in, state);
+      to.o = o;
+      metala_attention::backward(options, inputs, offsets, mixed, o, gradient_of(state.after), to);
+    });
+  });
+  return y;
+}
+
+std::vector<Variable> short_conv_linear(Tape& tape, const Variable& x, const Variable& taps,
+                                        Offsets offsets, const Carried& state,
+                                        const std::vector<Projection>& projections) {
+  const Stack stack = stack_of(tape, projections);
+  const bool updates_state = value_of(state.after).defined();
+  if (!gives_back(tape, x) || !stack.gradient.defined() || updates_state) {
+    return linear(tape, short_conv(tape, x, taps, offsets, state), projections);
+  }
+  const Tensor& in = x.value();
+  const auto convolve = [=](const Tensor& to) {
+    const profile::Scope scope("short conv");
+    short_conv::forward(x.value(), taps.value(), offsets, value_of(state.before), to, {});
+  };
+  const Tensor y = tape.arena().uninitialized({in.size(0), stack.value.size(0)}, in.dtype());
+  {
+    const ArenaScope scope(tape.arena());
+    const Tensor filtered = tape.arena().uninitialized(in.shape(), in.dtype());
+    convolve(filtered);
+    linear::forward(filtered, stack.value, {}, y);
+  }
+  const Columns columns(tape, y, projections);
+  tape.record([=, &tape] {
+    const Tensor dy = columns.gradient();
+    const Tensor filtered = tape.arena().uninitialized(x.value().shape(), x.value().dtype());
+    convolve(filtered);
+    linear::backward_weight(dy, filtered, stack.gradient, {});
+    linear::backward_input(dy, stack.value, filtered, Write::overwrite);
+    const profile::Scope back("short conv, backward");
+    const auto [dx, write] = x.gradient_slot();
+    short_conv::backward(filtered, x.value(), taps.value(), offsets, value_of(state.before), {}, dx,
+                         taps.gradient(), gradient_of(state.before), write);
+  });
+  return columns.parts;
 }
 
 void cross_entropy(Tape& tape, const Variable& x, const Variable& weight, Ids given, double scale,

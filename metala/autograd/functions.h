@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <vector>
 
 #include "metala/autograd/tape.h"
 #include "metala/base/ragged.h"
@@ -23,10 +24,19 @@ Variable layer_norm(Tape&, const Variable& x, const Variable& weight, const Vari
 
 Variable linear(Tape&, const Variable& x, const Variable& weight, const Variable& bias = {});
 
+// Several linear maps of one x. Where the weights lie one after the other in memory, and their
+// gradients too, they are one product, there and back, and the results are slices of its columns.
+struct Projection {
+  Variable weight, bias;
+};
+std::vector<Variable> linear(Tape&, const Variable& x, const std::vector<Projection>&);
+
 // residual + x W^T + b, and residual + x. A tape that only computes adds into the residual's own
-// memory, so that a pass through all layers needs the memory of one.
+// memory, so that a pass through all layers needs the memory of one; so does one that records where
+// the residual is spent: nobody reads its value any more, no backward pass either.
+enum class Residual { kept, spent };
 Variable add_linear(Tape&, const Variable& residual, const Variable& x, const Variable& weight,
-                    const Variable& bias = {});
+                    const Variable& bias = {}, Residual = Residual::kept);
 Variable add(Tape&, const Variable& residual, const Variable& x);
 
 Variable glu(Tape&, glu::Activation, const Variable& a, const Variable& b);
@@ -49,6 +59,20 @@ struct AttentionInputs {
 };
 Variable metala_attention(Tape&, const metala_attention::Options&, const AttentionInputs&,
                           Offsets offsets, const Carried&);
+
+// Pairs of the functions here whose value in between is needed again only for the gradient of a
+// weight. On a GPU, where memory is dearer than time, it is given back and found again on the way
+// back, as its sources pass anyway.
+struct Onto {
+  Variable residual, weight, bias;
+  Residual fate = Residual::kept;
+};
+Variable add_glu_linear(Tape&, const Onto&, glu::Activation, const Variable& a, const Variable& b);
+Variable add_attention_linear(Tape&, const Onto&, const metala_attention::Options&,
+                              const AttentionInputs&, Offsets offsets, const Carried&);
+std::vector<Variable> short_conv_linear(Tape&, const Variable& x, const Variable& taps,
+                                        Offsets offsets, const Carried&,
+                                        const std::vector<Projection>&);
 
 // Adds the loss to `sums` (cross_entropy.h). On a recording tape the gradients of `scale` * loss
 // with respect to x and weight are computed at once and this must be the last function: backward()

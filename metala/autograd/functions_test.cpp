@@ -66,6 +66,23 @@ TEST_F(Functions, AResidualMayAlsoBeTheInput) {
   EXPECT_TRUE(close(x.gradient(), want, 1e-15));
 }
 
+TEST_F(Functions, ASpentResidualBecomesTheSum) {
+  const Variable x = intermediate(1), a = intermediate(2);
+  const Tensor w = random_normal({width, width}, DType::f64, 3);
+  const Tensor dw = Tensor::zeros({width, width}, DType::f64);
+  const Tensor want = x.value().copy();
+  linear::forward(a.value(), w, {}, want, Write::accumulate);
+  const Variable y =
+      functions::add_linear(tape_, x, a, Variable::leaf(w, dw), {}, functions::Residual::spent);
+  EXPECT_EQ(y.value().raw(), x.value().raw());
+  EXPECT_TRUE(close(y.value(), want, 1e-15));
+  const Tensor dy = pull_back(y);
+  EXPECT_TRUE(close(x.gradient(), dy, 0));
+  const Tensor da = Tensor::zeros({rows, width}, DType::f64);
+  linear::backward_input(dy, w, da);
+  EXPECT_TRUE(close(a.gradient(), da, 1e-15));
+}
+
 TEST_F(Functions, WhatNothingReachesHasAGradientOfZero) {
   const Variable x = intermediate(1);
   x.reserve_gradient();
@@ -88,6 +105,39 @@ TEST_F(Functions, OneOfTwoGradientsMayHoldSomethingAlready) {
   glu::backward(glu::Activation::silu, a.value(), b.value(), dy, da, db);
   EXPECT_TRUE(close(a.gradient(), da, 1e-15));
   EXPECT_TRUE(close(b.gradient(), db, 1e-15));
+}
+
+// Weights side by side and weights apart: the same results and gradients, whichever parts are used.
+TEST_F(Functions, ProjectionsThatLieTogetherAreOneProduct) {
+  const Tensor weights = random_normal({5, width}, DType::f64, 2);
+  const Tensor bias = random_normal({3}, DType::f64, 3);
+  const Tensor dy = random_normal({rows, 3}, DType::f64, 4);
+  struct Gradients {
+    Tensor x, weights, bias;
+  };
+  const auto run = [&](bool together) {
+    const Variable x = intermediate(1);
+    const Tensor dweights = filled({5, width}, DType::f64, 0.5);
+    const Tensor dbias = filled({3}, DType::f64, 0.5);
+    const auto weight = [&](std::int64_t begin, std::int64_t end) {
+      const Tensor part = weights.rows(begin, end);
+      return Variable::leaf(together ? part : part.copy(), dweights.rows(begin, end));
+    };
+    const auto y = functions::linear(
+        tape_, x, {{weight(0, 2), {}}, {weight(2, 5), Variable::leaf(bias, dbias)}});
+    EXPECT_EQ(y[1].value().stride(0), together ? 5 : 3);
+    const Tensor want = Tensor::zeros({rows, 3}, DType::f64);
+    linear::forward(x.value(), weights.rows(2, 5), bias, want);
+    EXPECT_TRUE(close(y[1].value(), want, 1e-15));
+    y[1].gradient().copy_from(dy);  // nothing reaches y[0]
+    tape_.backward();
+    return Gradients{x.gradient(), dweights, dbias};
+  };
+  const Gradients one = run(true);
+  const Gradients each = run(false);
+  EXPECT_TRUE(close(one.x, each.x, 1e-15));
+  EXPECT_TRUE(close(one.weights, each.weights, 1e-15));
+  EXPECT_TRUE(close(one.bias, each.bias, 1e-15));
 }
 
 }  // namespace

@@ -26,7 +26,7 @@ Variable Variable::leaf(Tensor value, Tensor gradient) {
 
 void Variable::reserve_gradient() const {
   if (!node_->needs_gradient || node_->gradient.defined()) return;
-  node_->gradient = node_->arena->uninitialized(node_->value.shape(), node_->value.dtype());
+  node_->gradient = node_->gradient_memory();
 }
 
 GradientSlot Variable::gradient_slot() const {
@@ -56,8 +56,15 @@ Variable Tape::intermediate(Shape shape, DType type) const {
 }
 
 Variable Tape::intermediate(Tensor value) const {
+  const auto memory = [&arena = arena_, shape = value.shape(), type = value.dtype()] {
+    return arena.uninitialized(shape, type);
+  };
+  return intermediate(std::move(value), memory);
+}
+
+Variable Tape::intermediate(Tensor value, std::function<Tensor()> gradient_memory) const {
   Variable v = Variable::constant(std::move(value));
-  v.node_->arena = &arena_;
+  v.node_->gradient_memory = std::move(gradient_memory);
   v.node_->needs_gradient = recording();
   return v;
 }

@@ -55,7 +55,7 @@ class Variable {
   struct Node {
     Tensor value;
     Tensor gradient;
-    Arena* arena = nullptr;  // where the gradient comes from; null for leaves
+    std::function<Tensor()> gradient_memory;  // where the gradient comes from; leaves have one
     bool needs_gradient = false;
     bool blank = true;  // nothing is in the gradient yet
   };
@@ -81,6 +81,9 @@ class Tape {
   // An uninitialised intermediate value; it needs a gradient when the tape records.
   Variable intermediate(Shape, DType) const;
   Variable intermediate(Tensor value) const;
+  // One whose gradient is to lie somewhere in particular: the memory is asked for when it is first
+  // needed.
+  Variable intermediate(Tensor value, std::function<Tensor()> gradient_memory) const;
 
   void record(std::function<void()> pull_back) { records_.push_back(std::move(pull_back)); }
 

@@ -1,6 +1,7 @@
 #include "metala/base/profile.h"
 
 #include <mutex>
+#include <utility>
 
 namespace metala::profile {
 namespace {
@@ -10,6 +11,7 @@ std::map<std::string, Entry>& table() {
   static std::map<std::string, Entry> entries;
   return entries;
 }
+std::function<void()> settle_work;
 
 }  // namespace
 
@@ -25,9 +27,14 @@ void add(const char* name, double seconds, double flops) {
   entry.flops += flops;
 }
 
+void settle() {
+  if (settle_work) settle_work();
+}
+
 }  // namespace detail
 
-void enable(bool on) {
+void enable(bool on, std::function<void()> settle) {
+  settle_work = std::move(settle);
   detail::enabled.store(on, std::memory_order_relaxed);
 }
 

@@ -69,20 +69,28 @@ class RandomTask : public TrainingTask {
   LabelledBatch batch_;
 };
 
-// Runs `pass` once to warm up, then timed and profiled.
-ComputeResult measure(std::int64_t tokens, std::int64_t repetitions, const Between& between,
-                      const std::function<void()>& pass) {
+// Runs `pass` once to warm up, then timed and profiled. On a GPU the profile waits for every part,
+// so it has passes of its own.
+ComputeResult measure(std::int64_t tokens, std::int64_t repetitions, Device device,
+                      const Between& between, const std::function<void()>& pass) {
   ComputeResult result;
   result.tokens = tokens;
   pass();
   profile::clear();
   for (std::int64_t i = 0; i < repetitions; ++i) {
-    profile::enable(true);
+    profile::enable(device.is_cpu());
     result.pass.seconds.push_back(timed(pass));
     profile::enable(false);
     between();
   }
-  const auto count = static_cast<double>(repetitions);
+  result.profiled = result.pass;
+  if (device.is_cuda()) {
+    result.profiled.seconds.clear();
+    profile::enable(true, [device] { memory_of(device).synchronize(); });
+    for (int i = 0; i < 2; ++i) result.profiled.seconds.push_back(timed(pass));
+    profile::enable(false);
+  }
+  const auto count = static_cast<double>(result.profiled.seconds.size());
   for (const auto& [name, entry] : profile::entries()) {
     if (name == "matrix products") {
       result.product_seconds = entry.seconds / count;
@@ -99,6 +107,12 @@ ComputeResult measure(std::int64_t tokens, std::int64_t repetitions, const Betwe
 
 double Samples::median() const {
   return bench::median(seconds);
+}
+
+double Samples::mean() const {
+  double sum = 0;
+  for (const double s : seconds) sum += s;
+  return sum / static_cast<double>(seconds.size());
 }
 
 double Samples::least() const {
@@ -181,7 +195,7 @@ ComputeResult prefill(const Config& config, Place place, std::int64_t tokens,
   const auto ids = random_ids(tokens, config);
   const auto offsets = even_offsets(1, tokens);
   Arena arena(place.device);
-  return measure(tokens, repetitions, between, [&] {
+  return measure(tokens, repetitions, place.device, between, [&] {
     State state(config, 1, DType::f32, place.device);
     model.advance(arena, {ids, offsets}, state);
     memory_of(place.device).synchronize();
@@ -197,7 +211,8 @@ ComputeResult training_step(const Config& config, Place place, std::int64_t sequ
   options.schedule = {ScheduleKind::constant, 1e-5, 1e-5, 0, 1};
   const auto ranks = alone();
   Trainer trainer(*ranks, config, random_parameters(config, DType::f32), task, options);
-  return measure(sequences * length, repetitions, between, [&] { trainer.advance(); });
+  return measure(sequences * length, repetitions, place.device, between,
+                 [&] { trainer.advance(); });
 }
 
 }  // namespace metala::bench

@@ -17,6 +17,7 @@ namespace metala::bench {
 struct Samples {
   std::vector<double> seconds;
   double median() const;
+  double mean() const;
   double least() const;
   double most() const;
 };
@@ -59,7 +60,8 @@ class DecodeBench {
 struct ComputeResult {
   std::int64_t tokens = 0;
   Samples pass;
-  double product_seconds = 0;  // inside matrix products, of the median pass's share
+  Samples profiled;            // the passes that the profile is of
+  double product_seconds = 0;  // inside matrix products, a profiled pass
   double product_flops = 0;
   std::vector<std::pair<std::string, double>> shares;  // profile: name, seconds a pass
   double tokens_per_second() const;

@@ -97,29 +97,28 @@ class Report {
   }
 
   void compute(const char* name, const bench::ComputeResult& r) {
+    const double mean = r.profiled.mean();
+    const double rate = r.product_flops / r.product_seconds;
     if (gpu_) {
-      say(fmt::format("{:7} {} {} tokens: {} a pass, {:.0f} tok/s", name, options_.weights,
-                      r.tokens, milliseconds(r.pass), r.tokens_per_second()));
+      say(fmt::format(
+          "{:7} {} {} tokens: {} a pass, {:.0f} tok/s; {:.0f}% of the time in matrix products, "
+          "those at {:.0f} TFLOP/s (profiled part by part: {})",
+          name, options_.weights, r.tokens, milliseconds(r.pass), r.tokens_per_second(),
+          100 * r.product_seconds / mean, rate / 1e12, milliseconds(r.profiled)));
       json_[name].push_back({{"tokens", r.tokens},
                              {"weights", options_.weights},
                              {"seconds", r.pass.seconds},
-                             {"tokens_per_second", r.tokens_per_second()}});
+                             {"tokens_per_second", r.tokens_per_second()},
+                             {"share_of_time_in_products", r.product_seconds / mean},
+                             {"products_flops_per_second", rate},
+                             {"parts", shares(r)}});
       return;
     }
-    double mean = 0;
-    for (const double s : r.pass.seconds) mean += s;
-    mean /= static_cast<double>(r.pass.seconds.size());
-    const double rate = r.product_flops / r.product_seconds;
     say(fmt::format(
         "{:7} {} tokens: {} a pass, {:.0f} tok/s; {:.0f}% of the time in matrix "
         "products, those at {:.0f}% of the sgemm peak of {:.0f} GFLOP/s",
         name, r.tokens, milliseconds(r.pass), r.tokens_per_second(), 100 * r.product_seconds / mean,
         100 * rate / limits_.sgemm_flops_per_second(), limits_.sgemm_flops_per_second() / 1e9));
-    ordered_json shares;
-    for (const auto& [part, seconds] : r.shares) {
-      shares[part] = seconds / mean;
-      say(fmt::format("          {:24} {:5.1f}%", part, 100 * seconds / mean));
-    }
     json_[name].push_back(
         {{"tokens", r.tokens},
          {"seconds", r.pass.seconds},
@@ -127,7 +126,7 @@ class Report {
          {"sgemm_samples", limits_.sgemm_samples()},
          {"share_of_time_in_products", r.product_seconds / mean},
          {"products_share_of_sgemm_peak", rate / limits_.sgemm_flops_per_second()},
-         {"parts", shares}});
+         {"parts", shares(r)}});
   }
 
   void finish() const {
@@ -135,6 +134,16 @@ class Report {
   }
 
  private:
+  // Says what share of the profiled passes each part had.
+  ordered_json shares(const bench::ComputeResult& r) const {
+    ordered_json all;
+    for (const auto& [part, seconds] : r.shares) {
+      all[part] = seconds / r.profiled.mean();
+      say(fmt::format("          {:24} {:5.1f}%", part, 100 * seconds / r.profiled.mean()));
+    }
+    return all;
+  }
+
   void say(const std::string& line) const {
     if (options_.json) return;
     fmt::print("{}\n", line);

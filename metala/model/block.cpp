@@ -84,33 +84,60 @@ Variable Block::operator()(Tape& tape, const Variable& x, Offsets offsets,
   return mix_channels(tape, mix_tokens(tape, x, offsets, state, training));
 }
 
+// The released norm's backward pass reads its result and not x, so that x is spent once added to.
+functions::Onto Block::onto(const Variable& x, const Variable& weight, const Variable& bias) const {
+  const bool spent = config_->norm == NormType::simplermsnorm;
+  return {x, weight, bias, spent ? functions::Residual::spent : functions::Residual::kept};
+}
+
+// q, u, v, z, and k where it is projected, of the filtered rows y.
+functions::AttentionInputs Block::project(Tape& tape, const Variable& y, Offsets offsets,
+                                          const CarriedLayer& state) const {
+  functions::AttentionInputs in;
+  std::vector<functions::Projection> projections;
+  std::vector<Variable*> results;
+  const auto add = [&](Variable& to, const Variable& weight, const Variable& bias = {}) {
+    if (!weight.defined()) return;
+    projections.push_back({weight, bias});
+    results.push_back(&to);
+  };
+  add(in.q, w_.q_proj);
+  add(in.u, w_.k_gate);
+  add(in.k, w_.k_proj);
+  add(in.v, w_.v_proj);
+  add(in.z, w_.g_proj, w_.g_bias);
+  const auto take = [&](const std::vector<Variable>& products) {
+    for (std::size_t i = 0; i < products.size(); ++i) *results[i] = products[i];
+  };
+  if (!w_.conv.defined()) {
+    take(functions::linear(tape, y, projections));
+  } else if (state.context == nullptr) {
+    take(functions::short_conv_linear(tape, y, w_.conv, offsets, state.conv, projections));
+  } else {
+    const Variable filtered =
+        context_parallel::short_conv(tape, *state.context, y, w_.conv, offsets);
+    take(functions::linear(tape, filtered, projections));
+  }
+  in.aug = w_.aug_balance;
+  in.fixed_decay = w_.fixed_decay;
+  return in;
+}
+
 Variable Block::mix_tokens(Tape& tape, const Variable& x, Offsets offsets,
                            const CarriedLayer& state, const TrainingOptions* training) const {
   const Config& c = *config_;
-  Variable y = token_norm_(tape, x);
-  if (w_.conv.defined()) {
-    y = state.context == nullptr
-            ? functions::short_conv(tape, y, w_.conv, offsets, state.conv)
-            : context_parallel::short_conv(tape, *state.context, y, w_.conv, offsets);
-  }
-
-  functions::AttentionInputs in;
-  in.q = functions::linear(tape, y, w_.q_proj);
-  if (w_.k_gate.defined()) in.u = functions::linear(tape, y, w_.k_gate);
-  if (w_.k_proj.defined()) in.k = functions::linear(tape, y, w_.k_proj);
-  in.v = functions::linear(tape, y, w_.v_proj);
-  in.z = functions::linear(tape, y, w_.g_proj, w_.g_bias);
-  in.aug = w_.aug_balance;
-  in.fixed_decay = w_.fixed_decay;
+  const auto in = project(tape, token_norm_(tape, x), offsets, state);
   const auto options = attention_options(c);
+  const bool dropped = training != nullptr && c.hidden_dropout > 0;
+  const functions::Onto sum = onto(x, w_.out_proj, {});
+  if (!dropped && state.context == nullptr) {
+    return functions::add_attention_linear(tape, sum, options, in, offsets, state.recurrent);
+  }
   const Variable o =
       state.context == nullptr
           ? functions::metala_attention(tape, options, in, offsets, state.recurrent)
           : context_parallel::metala_attention(tape, *state.context, options, in, offsets);
-
-  if (training == nullptr || c.hidden_dropout == 0) {
-    return functions::add_linear(tape, x, o, w_.out_proj);
-  }
+  if (!dropped) return functions::add_linear(tape, x, o, w_.out_proj, {}, sum.fate);
   const auto mask =
       dropout_mask(c.hidden_dropout, *training, static_cast<std::uint64_t>(layer_) + 1);
   return functions::add(tape, x,
@@ -130,10 +157,9 @@ Variable Block::mix_channels(Tape& tape, const Variable& x) const {
     case ChannelMixer::glu:
       break;
   }
-  const Variable a = functions::linear(tape, y, w_.l1, w_.l1_bias);
-  const Variable b = functions::linear(tape, y, w_.l2, w_.l2_bias);
-  const Variable h = functions::glu(tape, config_->glu_activation, a, b);
-  return functions::add_linear(tape, x, h, w_.l3, w_.l3_bias);
+  const auto ab = functions::linear(tape, y, {{w_.l1, w_.l1_bias}, {w_.l2, w_.l2_bias}});
+  return functions::add_glu_linear(tape, onto(x, w_.l3, w_.l3_bias), config_->glu_activation, ab[0],
+                                   ab[1]);
 }
 
 }  // namespace metala

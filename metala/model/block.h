@@ -79,9 +79,11 @@ class Block {
   const BlockWeights& weights() const { return w_; }
 
  private:
+  functions::AttentionInputs project(Tape&, const Variable& y, Offsets, const CarriedLayer&) const;
   Variable mix_tokens(Tape&, const Variable& x, Offsets, const CarriedLayer&,
                       const TrainingOptions*) const;
   Variable mix_channels(Tape&, const Variable& x) const;
+  functions::Onto onto(const Variable& x, const Variable& weight, const Variable& bias) const;
 
   std::shared_ptr<const Config> config_;
   std::int64_t layer_;

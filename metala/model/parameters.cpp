@@ -5,6 +5,7 @@
 #include "metala/base/random.h"
 #include "metala/base/threads.h"
 #include "metala/model/checkpoint.h"
+#include "metala/model/stacks.h"
 
 namespace metala {
 namespace {
@@ -175,28 +176,15 @@ Parameters Parameters::on(Device device, DType type) const {
   return p;
 }
 
-// Matrices that multiply the same vector, in an order that the map's does not disturb.
+// Empty for a matrix that lies alone.
 std::vector<std::string> Parameters::stack_of(const std::string& name, DType type) const {
-  static const std::vector<std::vector<std::string>> stacks = {
-      {"token_mixer.q_proj.weight", "token_mixer.k_gate.weight", "token_mixer.k_proj.weight",
-       "token_mixer.v_proj.weight", "token_mixer.g_proj.weight"},
-      {"channel_mixer.l1.weight", "channel_mixer.l2.weight"}};
-  for (const auto& stack : stacks) {
-    for (const auto& ending : stack) {
-      if (!name.ends_with(ending)) continue;
-      const std::string prefix = name.substr(0, name.size() - ending.size());
-      std::vector<std::string> present;
-      for (const auto& other : stack) {
-        const auto found = values_.find(prefix + other);
-        if (found == values_.end()) continue;
-        // Each must start as memory of its own would.
-        if (bytes_of(type, static_cast<std::size_t>(found->second.count())) % 256 != 0) return {};
-        present.push_back(found->first);
-      }
-      return present;
-    }
+  const auto stack = metala::stack_of(name, values_);
+  for (const auto& each : stack) {
+    // Each must start as memory of its own would.
+    const auto count = static_cast<std::size_t>(values_.at(each).count());
+    if (bytes_of(type, count) % 256 != 0) return {};
   }
-  return {};
+  return stack.size() > 1 ? stack : std::vector<std::string>();
 }
 
 }  // namespace metala

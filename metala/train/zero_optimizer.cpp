@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "metala/base/error.h"
+#include "metala/model/stacks.h"
 
 namespace metala {
 namespace {
@@ -176,7 +177,7 @@ void ZeroOptimizer::cut_into_buckets(const Parameters& weights) {
     bucket.count = rounded(bucket.count, alignment * ranks_.size());
     buckets_.push_back(std::move(bucket));
   };
-  for (const auto& [layer, name] : order) {
+  const auto add = [&](std::int64_t layer, const std::string& name) {
     const Tensor& value = weights.tensors().at(name);
     const DType type = value.rank() == 2 ? options_.working : DType::f32;
     Bucket& bucket = open[type];
@@ -185,6 +186,14 @@ void ZeroOptimizer::cut_into_buckets(const Parameters& weights) {
     bucket.spans.push_back(
         {name, value.shape(), bucket.count, decays(name, value, options_.decay_all)});
     bucket.count = rounded(bucket.count + value.count(), alignment);
+  };
+  for (const auto& [layer, name] : order) {
+    // What shares a product stays together, in the product's order.
+    const auto stack = stack_of(name, weights.tensors());
+    if (name != stack.front()) continue;
+    for (const auto& each : stack) add(layer, each);
+    const DType type = weights.tensors().at(name).rank() == 2 ? options_.working : DType::f32;
+    Bucket& bucket = open[type];
     if (bucket.count * static_cast<std::int64_t>(sizeof(float)) < options_.bucket_bytes) continue;
     close(bucket);
     open.erase(type);

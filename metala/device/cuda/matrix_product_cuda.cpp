@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 
+#include "metala/base/profile.h"
 #include "metala/device/cuda/cuda_device.h"
 #include "metala/device/cuda/cuda_error.h"
 
@@ -133,6 +134,8 @@ void matrix_product(const Tensor& a, Transpose a_transposed, const Tensor& b,
   }
   const bool ta = a_transposed == Transpose::yes;
   const bool tb = b_transposed == Transpose::yes;
+  const profile::Scope scope("matrix products", 2.0 * static_cast<double>(c.count()) *
+                                                    static_cast<double>(a.size(ta ? 0 : 1)));
   Blas& blas = blas_of(c.device());
   const Key key = {ta,
                    tb,

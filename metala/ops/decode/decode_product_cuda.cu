@@ -434,12 +434,12 @@ void multiply(const Tensor& rows, std::span<const Tensor> weights, const Tensor&
   using metala::cuda::Transpose;
   const Tensor whole = stacked(weights);
   if (whole.defined()) {
-    return metala::cuda::matrix_product(rows, Transpose::no, whole, Transpose::yes, y, false);
+    return metala::cuda::matrix_product(rows, Transpose::no, whole, Transpose::yes, y);
   }
   std::int64_t at = 0;
   for (const Tensor& w : weights) {
     metala::cuda::matrix_product(rows, Transpose::no, w, Transpose::yes,
-                                 y.slice(1, at, at + w.size(0)), false);
+                                 y.slice(1, at, at + w.size(0)));
     at += w.size(0);
   }
 }
@@ -493,7 +493,7 @@ void project_onto(const Tensor& y, const Tensor& weight, const Tensor& bias, Ten
   put_products(p, x);
   if (launch<false, Into::add>(p, x.device(), stream)) return;
   using metala::cuda::Transpose;
-  metala::cuda::matrix_product(y, Transpose::no, weight, Transpose::yes, x, true);
+  metala::cuda::matrix_product(y, Transpose::no, weight, Transpose::yes, x, x);
   if (bias.defined()) metala::cuda::add_bias(bias, x);
 }
 

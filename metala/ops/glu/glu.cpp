@@ -69,23 +69,27 @@ void forward(Activation activation, const Tensor& a, const Tensor& b, Tensor y) 
 }
 
 void backward(Activation activation, const Tensor& a, const Tensor& b, const Tensor& dy, Tensor da,
-              Tensor db, Write write) {
+              Tensor db, Write write, Tensor y) {
   check(a, b);
   check_tensor("glu: dy", dy, a.shape(), a.dtype());
   check_tensor("glu: da", da, a.shape(), a.dtype());
   if (b.defined()) check_tensor("glu: db", db, a.shape(), a.dtype());
+  check_optional("glu: y", y, a.shape(), a.dtype());
   if constexpr (cuda_built) {
-    if (a.device().is_cuda()) return cuda::backward(activation, a, b, dy, da, db, write);
+    if (a.device().is_cuda()) return cuda::backward(activation, a, b, dy, da, db, write, y);
   }
   prepare(da, write);
   prepare(db, write);
   if (a.dtype() == DType::f64) {
-    return reference::backward_rows<double>(activation, a, b, dy, da, db, 0, a.size(0));
+    reference::backward_rows<double>(activation, a, b, dy, da, db, 0, a.size(0));
+  } else if (activation == Activation::silu) {
+    cpu::silu_backward(a, b, dy, da, db);
+  } else {
+    parallel_ranges(a.size(0), rows_per_task, [&](std::int64_t begin, std::int64_t end) {
+      reference::backward_rows<float>(activation, a, b, dy, da, db, begin, end);
+    });
   }
-  if (activation == Activation::silu) return cpu::silu_backward(a, b, dy, da, db);
-  parallel_ranges(a.size(0), rows_per_task, [&](std::int64_t begin, std::int64_t end) {
-    reference::backward_rows<float>(activation, a, b, dy, da, db, begin, end);
-  });
+  if (y.defined()) forward(activation, a, b, y);
 }
 
 }  // namespace metala::glu

@@ -38,8 +38,9 @@ std::string_view name_of(Activation);  // the first of its names
 
 void forward(Activation, const Tensor& a, const Tensor& b, Tensor y);
 
-// b and db are absent together.
+// b and db are absent together. y, if defined, becomes the forward pass's result again; it may be
+// dy's memory.
 void backward(Activation, const Tensor& a, const Tensor& b, const Tensor& dy, Tensor da, Tensor db,
-              Write = Write::accumulate);
+              Write = Write::accumulate, Tensor y = {});
 
 }  // namespace metala::glu

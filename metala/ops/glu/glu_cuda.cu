@@ -84,12 +84,13 @@ __global__ void __launch_bounds__(most_threads)
 template <Activation activation, int n, class T>
 __global__ void __launch_bounds__(most_threads)
     backward_row(Rows<const T> a, Rows<const T> b, Rows<const T> dy, Rows<T> da, Rows<T> db,
-                 int width, bool add) {
+                 int width, bool add, Rows<T> y) {
   const T* in = a.row();
   const T* gate = b.row();
   const T* gradient = dy.row();
   T* into_a = da.row();
   T* into_b = db.row();
+  T* out = y.row();
   float origin = 0;
   if constexpr (activation == Activation::exp) origin = row_maximum(in, width);
   for (int at = static_cast<int>(threadIdx.x) * n; at < width;
@@ -111,7 +112,9 @@ __global__ void __launch_bounds__(most_threads)
       const Activated act = activated<activation>(x.at[i] - origin);
       sum_a.at[i] += dout.at[i] * factor.at[i] * act.slope;
       sum_b.at[i] += dout.at[i] * act.value;
+      factor.at[i] *= act.value;
     }
+    if (out != nullptr) store(factor, out + at);
     store(sum_a, into_a + at);
     if (into_b != nullptr) store(sum_b, into_b + at);
   }
@@ -163,17 +166,17 @@ void forward(Activation activation, const Tensor& a, const Tensor& b, Tensor y) 
 }
 
 void backward(Activation activation, const Tensor& a, const Tensor& b, const Tensor& dy, Tensor da,
-              Tensor db, Write write) {
-  const auto stream = metala::cuda::enter("glu", {&a, &b, &dy, &da, &db});
+              Tensor db, Write write, Tensor y) {
+  const auto stream = metala::cuda::enter("glu", {&a, &b, &dy, &da, &db, &y});
   if (a.count() == 0) return;
-  const bool packed = metala::cuda::in_packs({&a, &b, &dy, &da, &db});
+  const bool packed = metala::cuda::in_packs({&a, &b, &dy, &da, &db, &y});
   metala::cuda::with_type(a.dtype(), [&]<class T>(T) {
     with_activation(activation, [&]<Activation chosen>() {
       metala::cuda::with_pack<T>(packed, [&]<int n>() {
         const unsigned threads = metala::cuda::threads_for(a.size(1) / n);
         backward_row<chosen, n, T><<<static_cast<unsigned>(a.size(0)), threads, 0, stream>>>(
             rows<const T>(a), rows<const T>(b), rows<const T>(dy), rows<T>(da), rows<T>(db),
-            static_cast<int>(a.size(1)), write == Write::accumulate);
+            static_cast<int>(a.size(1)), write == Write::accumulate, rows<T>(y));
       });
     });
   });

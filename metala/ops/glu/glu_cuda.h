@@ -7,6 +7,6 @@ namespace metala::glu::cuda {
 
 void forward(Activation, const Tensor& a, const Tensor& b, Tensor y);
 void backward(Activation, const Tensor& a, const Tensor& b, const Tensor& dy, Tensor da, Tensor db,
-              Write);
+              Write, Tensor y);
 
 }  // namespace metala::glu::cuda

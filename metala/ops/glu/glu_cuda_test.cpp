@@ -65,5 +65,29 @@ TEST_F(GluOnGpu, OverwritingNeedsNoZeros) {
   }
 }
 
+TEST_F(GluOnGpu, TheResultIsFoundAgainInTheMemoryOfItsGradient) {
+  for (const std::int64_t width : {300, 304}) {
+    for (const bool gated : {true, false}) {
+      const Shape shape = {3, width};
+      const auto random = [&](std::uint64_t seed) {
+        return there(random_normal(shape, DType::f32, seed), DType::bf16);
+      };
+      const Tensor a = random(1), dy = random(3);
+      const Tensor b = gated ? random(2) : Tensor();
+      const auto zeros = [&] { return Tensor::zeros(shape, DType::bf16, gpu_); };
+      const Tensor y = zeros(), da = zeros(), want = zeros();
+      const Tensor db = gated ? zeros() : Tensor(), want_b = gated ? zeros() : Tensor();
+      glu::forward(glu::Activation::silu, a, b, y);
+      glu::backward(glu::Activation::silu, a, b, dy, want, want_b);
+      glu::backward(glu::Activation::silu, a, b, dy, da, db, Write::accumulate, dy);
+      EXPECT_TRUE(same_bits(dy.to({}), y.to({})));
+      EXPECT_TRUE(same_bits(da.to({}), want.to({})));
+      if (gated) {
+        EXPECT_TRUE(same_bits(db.to({}), want_b.to({})));
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace metala

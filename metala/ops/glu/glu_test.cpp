@@ -64,6 +64,21 @@ TEST(Glu, GradientsMatchCentralDifferences) {
   }
 }
 
+TEST(Glu, BackwardFindsTheResultAgainInTheMemoryOfItsGradient) {
+  for (const auto activation : {glu::Activation::silu, glu::Activation::gelu}) {
+    for (const DType type : {DType::f32, DType::f64}) {
+      const Shape shape = {3, 20};
+      const Tensor a = random_normal(shape, type, 1), b = random_normal(shape, type, 2);
+      const Tensor dy = random_normal(shape, type, 3);
+      const Tensor y = Tensor::zeros(shape, type);
+      const Tensor da = Tensor::zeros(shape, type), db = Tensor::zeros(shape, type);
+      glu::forward(activation, a, b, y);
+      glu::backward(activation, a, b, dy, da, db, Write::accumulate, dy);
+      EXPECT_TRUE(same_bits(dy, y));
+    }
+  }
+}
+
 TEST(Glu, HugeInputsGiveFiniteValuesAndGradients) {
   const Tensor a = Tensor::zeros({1, 4});
   const float values[] = {1e4f, -1e4f, 0.0f, 88.8f};

@@ -73,6 +73,26 @@ void forward_onto(const Tensor& addend, const Tensor& x, const Tensor& weight, c
   forward(x, weight, bias, y, Write::accumulate);
 }
 
+void add_bias(const Tensor& bias, Tensor y) {
+  check_matrix("linear: y", y);
+  check_tensor("linear: bias", bias, {y.size(1)}, accumulation_type(y.dtype()));
+  if constexpr (cuda_built) {
+    if (y.device().is_cuda()) return cuda::add_bias(bias, y);
+  }
+  if (y.dtype() == DType::f64) return reference::add_bias<double>(bias, y);
+  return reference::add_bias<float>(bias, y);
+}
+
+void backward_bias(const Tensor& dy, Tensor dbias) {
+  check_matrix("linear: dy", dy);
+  check_tensor("linear: dbias", dbias, {dy.size(1)}, accumulation_type(dy.dtype()));
+  if constexpr (cuda_built) {
+    if (dy.device().is_cuda()) return cuda::backward_bias(dy, dbias);
+  }
+  if (dy.dtype() == DType::f64) return reference::backward_bias<double>(dy, dbias);
+  return reference::backward_bias<float>(dy, dbias);
+}
+
 void backward_input(const Tensor& dy, const Tensor& weight, Tensor dx, Write write) {
   check_matrix("linear: weight", weight);
   check_matrix("linear: dy", dy);

@@ -22,6 +22,10 @@ namespace metala::linear {
 void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor y,
              Write = Write::overwrite);
 
+// y += b for every row, and db alone: where several maps share a product (base/joined.h).
+void add_bias(const Tensor& bias, Tensor y);
+void backward_bias(const Tensor& dy, Tensor dbias);
+
 // y = addend + x W^T + b; the addend may be y.
 void forward_onto(const Tensor& addend, const Tensor& x, const Tensor& weight, const Tensor& bias,
                   Tensor y);

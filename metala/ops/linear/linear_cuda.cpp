@@ -14,6 +14,14 @@ void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor y
   if (bias.defined()) metala::cuda::add_bias(bias, y);
 }
 
+void add_bias(const Tensor& bias, const Tensor& y) {
+  metala::cuda::add_bias(bias, y);
+}
+
+void backward_bias(const Tensor& dy, const Tensor& dbias) {
+  metala::cuda::add_column_sums(dy, dbias);
+}
+
 void backward_input(const Tensor& dy, const Tensor& weight, Tensor dx, Write write) {
   matrix_product(dy, Transpose::no, weight, Transpose::no, dx,
                  write == Write::accumulate ? dx : Tensor());

@@ -9,6 +9,8 @@ namespace metala::linear::cuda {
 // y = addend + x W^T + b; no addend: 0.
 void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor y,
              const Tensor& addend);
+void add_bias(const Tensor& bias, const Tensor& y);
+void backward_bias(const Tensor& dy, const Tensor& dbias);
 void backward_input(const Tensor& dy, const Tensor& weight, Tensor dx, Write);
 void backward_weight(const Tensor& dy, const Tensor& x, Tensor dweight, Tensor dbias);
 

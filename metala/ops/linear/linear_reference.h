@@ -20,6 +20,22 @@ void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor y
 }
 
 template <class T>
+void add_bias(const Tensor& bias, Tensor y) {
+  for (std::int64_t n = 0; n < y.size(0); ++n) {
+    T* out = y.data<T>() + n * y.stride(0);
+    for (std::int64_t o = 0; o < y.size(1); ++o) out[o] += bias.data<T>()[o];
+  }
+}
+
+template <class T>
+void backward_bias(const Tensor& dy, Tensor dbias) {
+  for (std::int64_t n = 0; n < dy.size(0); ++n) {
+    const T* gradient = dy.data<T>() + n * dy.stride(0);
+    for (std::int64_t o = 0; o < dy.size(1); ++o) dbias.data<T>()[o] += gradient[o];
+  }
+}
+
+template <class T>
 void backward_input(const Tensor& dy, const Tensor& weight, Tensor dx) {
   for (std::int64_t n = 0; n < dy.size(0); ++n) {
     const T* gradient = dy.data<T>() + n * dy.stride(0);

@@ -120,6 +120,9 @@ void backward(const Options& options, const Inputs& in, Offsets offsets, const T
   check_optional("metala_attention: dafter", dafter, s.state, s.wide);
   require(!options.bidirectional || !dafter.defined(),
           "metala_attention: dafter is given, but a bidirectional pass carries no state");
+  check_optional("metala_attention: o", to.o, s.value_rows, s.type);
+  require(!to.o.defined() || in.q.device().is_cuda(),
+          "metala_attention: o is found again on a GPU only");
   check_gradient("q", to.q, in.q, s.key_rows, s.type);
   check_gradient("u", to.u, in.u, s.key_rows, s.type);
   check_gradient("k", to.k, in.k, s.key_rows, s.type);

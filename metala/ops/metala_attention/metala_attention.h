@@ -55,6 +55,8 @@ struct Gradients {
   Tensor aug, fixed_decay;
   Tensor before;
   Write tokens = Write::accumulate;
+  // On a GPU, if defined: becomes o again, found from mixed. It may be do_'s memory.
+  Tensor o = {};
 };
 
 // For code that only adds: token gradients that are to be overwritten become zero.

@@ -22,17 +22,18 @@ struct Walks {
 // Both walks side by side: the first half of the blocks along z goes forth, the second back. The
 // total of the segment where a walk ends is not wanted.
 template <int key_width, int value_width, bool totals>
-__global__ void __launch_bounds__(Walks<key_width, value_width, totals>::Back::threads, 2)
+__global__ void __launch_bounds__(Walks<key_width, value_width, totals>::Back::threads,
+                                  Walks<key_width, value_width, totals>::Back::blocks_at_once)
     walk_both(const Problem forth, const Problem back) {
   extern __shared__ __align__(16) unsigned char shared[];
   using W = Walks<key_width, value_width, totals>;
   Bf16* const memory = reinterpret_cast<Bf16*>(shared);
-  const int segments = static_cast<int>(gridDim.z) / 2;
+  const int half = static_cast<int>(gridDim.z) / 2;
   const int z = static_cast<int>(blockIdx.z);
-  if (z < segments) {
+  if (z < half) {
     typename W::Forth(forth, memory, z).walk();
   } else {
-    typename W::Back(back, memory, z - segments + (totals ? 1 : 0)).walk();
+    typename W::Back(back, memory, z - half + (totals ? back.pieces : 0)).walk();
   }
 }
 
@@ -41,7 +42,7 @@ __global__ void __launch_bounds__(ChunkGradient<key_width, value_width>::threads
                                   ChunkGradient<key_width, value_width>::blocks_at_once)
     chunk_gradients(const GradientProblem p) {
   extern __shared__ __align__(16) unsigned char shared[];
-  ChunkGradient<key_width, value_width>(p, reinterpret_cast<Bf16*>(shared)).run();
+  ChunkGradient<key_width, value_width>(p, reinterpret_cast<Bf16*>(shared)).run_chunk();
 }
 
 template <int key_width, int value_width, bool totals>
@@ -49,20 +50,16 @@ void launch_walks(const Problem& forth, const Problem& back, cudaStream_t stream
   using W = Walks<key_width, value_width, totals>;
   const auto kernel = walk_both<key_width, value_width, totals>;
   metala::cuda::allow_shared_memory(reinterpret_cast<const void*>(kernel), W::bytes);
-  const int segments = forth.segments - (totals ? 1 : 0);
+  const int walks = totals ? (forth.segments - 1) * forth.pieces : forth.segments;
   const dim3 grid(static_cast<unsigned>(forth.batch * forth.heads), value_width / W::Back::slice,
-                  static_cast<unsigned>(2 * segments));
+                  static_cast<unsigned>(2 * walks));
   kernel<<<grid, W::Back::threads, W::bytes, stream>>>(forth, back);
 }
 
 template <int key_width, int value_width>
 void run(const Problem& forth, const Problem& back, const GradientProblem& p, std::int64_t places,
          cudaStream_t stream) {
-  if (forth.segments > 1) {
-    launch_walks<key_width, value_width, true>(forth, back, stream);
-    join_segments<false>(forth, key_width, value_width, stream);
-    join_segments<true>(back, key_width, value_width, stream);
-  }
+  if (forth.segments > 1) launch_walks<key_width, value_width, true>(forth, back, stream);
   launch_walks<key_width, value_width, false>(forth, back, stream);
   using G = ChunkGradient<key_width, value_width>;
   const auto kernel = chunk_gradients<key_width, value_width>;
@@ -87,25 +84,27 @@ void backward_in_chunks(const Options& options, const Inputs& in, Offsets offset
 
   Problem forth = problem(options, in, offsets);
   forth.before = static_cast<const float*>(in.before.raw());
-  cut(forth, size, offsets, 2 * metala::cuda::multiprocessors(in.q.device()), 2);
+  const PassCost walk = {size.key_width > 64 ? 1 : 2, 1};  // as Kernel::blocks_at_once
+  cut(forth, size, offsets, metala::cuda::multiprocessors(in.q.device()), 2, walk, walk);
   Problem back = forth;
   back.v_stride = values;
   back.before = static_cast<const float*>(dafter.raw());
   back.after = static_cast<float*>(to.before.raw());
-  Bf16* dmixed = nullptr;
+  const bool local = mixed.defined();
+  Bf16* dmixed = local ? nullptr : static_cast<Bf16*>(do_.raw());
   float* dscore = nullptr;
   float* daug = nullptr;
   metala::cuda::Pieces::lay(in.q.device(), [&](metala::cuda::Pieces& pieces) {
-    dmixed = pieces.take<Bf16>(tokens * values);
-    if (in.aug.defined()) dscore = pieces.take<float>(tokens * options.heads);
-    if (to.aug.defined()) daug = pieces.take<float>(places * channels);
+    if (local) dmixed = pieces.take<Bf16>(tokens * values);
+    if (local && in.aug.defined()) dscore = pieces.take<float>(tokens * options.heads);
+    if (local && to.aug.defined()) daug = pieces.take<float>(places * channels);
     for (Problem* walk : {&forth, &back}) {
       walk->chunk_states = pieces.take<Bf16>(places * channels * size.value_width);
       if (walk->segments > 1) take_segments(*walk, size, pieces);
     }
   });
   back.v = dmixed;
-  backward_local(options, in, offsets, mixed, do_, dmixed, dscore, to);
+  if (local) backward_local(options, in, offsets, mixed, do_, dmixed, dscore, to);
 
   GradientProblem p = {};
   p.q = forth.q;
@@ -128,6 +127,7 @@ void backward_in_chunks(const Options& options, const Inputs& in, Offsets offset
   rows_of(to.u, p.du, p.du_stride);
   rows_of(to.v, p.dv, p.dv_stride);
   p.add = to.tokens == Write::accumulate;
+  p.add_v = local || p.add;  // what is local has written its share
   p.daug = daug;
   p.offsets = forth.offsets;
   p.heads = forth.heads;

@@ -25,16 +25,13 @@ void launch(const Problem& p, cudaStream_t stream) {
   const auto kernel = walk_chunks<key_width, value_width, pass>;
   metala::cuda::allow_shared_memory(reinterpret_cast<const void*>(kernel), K::bytes);
   const dim3 grid(static_cast<unsigned>(p.batch * p.heads), value_width / K::slice,
-                  static_cast<unsigned>(K::outputs ? p.segments : p.segments - 1));
+                  static_cast<unsigned>(K::outputs ? p.segments : (p.segments - 1) * p.pieces));
   kernel<<<grid, K::threads, K::bytes, stream>>>(p);
 }
 
 template <int key_width, int value_width>
 void run(const Problem& p, cudaStream_t stream) {
-  if (p.segments > 1) {
-    launch<key_width, value_width, Pass::totals>(p, stream);
-    join_segments<false>(p, key_width, value_width, stream);
-  }
+  if (p.segments > 1) launch<key_width, value_width, Pass::totals>(p, stream);
   launch<key_width, value_width, Pass::outputs>(p, stream);
 }
 
@@ -49,13 +46,17 @@ void forward_in_chunks(const Options& options, const Inputs& in, Offsets offsets
   p.o = static_cast<Bf16*>(o.raw());
   p.after = static_cast<float*>(after.raw());
   const Size size = size_of(options, in);
-  cut(p, size, offsets, metala::cuda::multiprocessors(o.device()), 1);
-  if (p.segments > 1) {
-    metala::cuda::Pieces::lay(
-        o.device(), [&](metala::cuda::Pieces& pieces) { take_segments(p, size, pieces); });
-  }
-  with_size(size,
-            [&]<int key_width, int value_width>() { run<key_width, value_width>(p, stream); });
+  with_size(size, [&]<int key_width, int value_width>() {
+    using Joining = Kernel<key_width, value_width, Pass::totals>;
+    using Whole = Kernel<key_width, value_width, Pass::outputs>;
+    cut(p, size, offsets, metala::cuda::multiprocessors(o.device()), 1,
+        {Joining::blocks_at_once, 0.6}, {Whole::blocks_at_once, 1});
+    if (p.segments > 1) {
+      metala::cuda::Pieces::lay(
+          o.device(), [&](metala::cuda::Pieces& pieces) { take_segments(p, size, pieces); });
+    }
+    run<key_width, value_width>(p, stream);
+  });
   metala::cuda::check_launch("metala_attention");
 }
 

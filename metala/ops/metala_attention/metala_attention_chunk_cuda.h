@@ -17,7 +17,8 @@ bool fits_chunks(const Options&, const Inputs&, const Gradients& to);
 void forward_in_chunks(const Options&, const Inputs&, Offsets offsets, const Tensor& o,
                        const Tensor& after);
 
-// The whole gradient, with what is local to a token. Scratch memory: K D / 16 + 2 D bytes for each
+// The whole gradient, with what is local to a token; without `mixed` that of the recurrence alone,
+// and do_ (rows without gaps) is the gradient of c. Scratch memory: K D / 16 + 2 D bytes for each
 // token and head, and little else.
 void backward_in_chunks(const Options&, const Inputs&, Offsets offsets, const Tensor& mixed,
                         const Tensor& do_, const Tensor& dafter, const Gradients& to);

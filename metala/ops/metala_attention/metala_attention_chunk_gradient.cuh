@@ -1,15 +1,10 @@
 // The gradient within one chunk of one head, from the state before it and the gradient of the state
 // after it (metala_attention_chunk_backward_cuda.cu launches it). README.md, "The gradient in
 // chunks", derives it.
-//
-// Here channels are rows and tokens columns. A warp owns 16 channels of half the chunk's tokens:
-// the four lanes of a quad share a channel's 32 tokens, so all sums and products along tokens are a
-// few exchanges between them; and what a lane holds is at once the sums of one product and an
-// operand of the next.
 #pragma once
 
-#include "metala/device/cuda/mma.cuh"
 #include "metala/ops/metala_attention/metala_attention_chunk.cuh"
+#include "metala/ops/metala_attention/metala_attention_rows.cuh"
 
 namespace metala::metala_attention::cuda {
 
@@ -20,11 +15,11 @@ struct GradientProblem {
       *dstates;         // [chunk (chunk_place), H, K, D]: before it, and the gradient after
   const float* dscore;  // [N, H]: of the augmentation's scores; null: none
   const float* aug;     // [H * K]
-  // Added to, null where unwanted.
+  // Null where unwanted.
   Bf16 *dq, *du, *dv;
   std::int64_t dq_stride, du_stride, dv_stride;
-  bool add;     // to dq and du: else they are written; dv is added to
-  float* daug;  // [chunk (chunk_place), H * K]: this chunk's share, written
+  bool add, add_v;  // to dq and du, to dv: else they are written
+  float* daug;      // [chunk (chunk_place), H * K]: this chunk's share, written
   const std::int64_t* offsets;
   int heads, batch;
   float inverse_temperature, scale;
@@ -34,90 +29,53 @@ __device__ __forceinline__ float2 unpacked(std::uint32_t both) {
   return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(both));
 }
 
-// 32 tokens of 16 channels in eights of tokens, as a tensor core's sums: a lane holds channels
-// lane / 4 (elements 0, 1 of an eight) and lane / 4 + 8 (2, 3), tokens 2 (lane % 4) and the next.
-struct Part {
-  Sums eight[4];
-  __device__ float& at(int i, int r) { return eight[i].at[r]; }
-  __device__ float at(int i, int r) const { return eight[i].at[r]; }
-
-  static __device__ __forceinline__ Part filled(float x) {
-    Part part;
-#pragma unroll
-    for (Sums& s : part.eight) s = {{x, x, x, x}};
-    return part;
-  }
-  // Tokens 16 f .. 16 f + 15 as a 16 x 16 operand, and from one.
-  __device__ __forceinline__ FragmentA rounded(int f) const {
-    const float* a = eight[2 * f].at;
-    const float* b = eight[2 * f + 1].at;
-    return {{packed(a[0], a[1]), packed(a[2], a[3]), packed(b[0], b[1]), packed(b[2], b[3])}};
-  }
-  __device__ __forceinline__ void take(int f, const FragmentA& from) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float2 both = unpacked(from.r[i]);
-      eight[2 * f + i / 2].at[i % 2 * 2] = both.x;
-      eight[2 * f + i / 2].at[i % 2 * 2 + 1] = both.y;
-    }
-  }
-};
-
-// What one lane adds to a quad's sum, for each of its two channels.
-struct Pair {
-  float at[2];
-};
-
-__device__ __forceinline__ float exchanged(float x, int distance) {
-  return __shfl_xor_sync(0xffffffffu, x, distance);
-}
-
-__device__ __forceinline__ float quad_sum(float x) {
-  x += exchanged(x, 1);
-  return x + exchanged(x, 2);
-}
-
 template <int key_width, int value_width>
 struct ChunkGradient {
-  static constexpr int channel_tiles = key_width / 16;
-  static constexpr int warps = 2 * channel_tiles;
-  static constexpr int threads = 32 * warps;
+  using Rows = ChunkRows<key_width>;
+  static constexpr int threads = Rows::threads;
   static constexpr int blocks_at_once = key_width <= 64 ? 2 : 1;     // on a multiprocessor
   static constexpr int slice = value_width < 64 ? value_width : 64;  // columns taken at once
-  static constexpr int column_groups = warps / 4;  // of a slice: four warps take 16 tokens each
-  static constexpr int columns = slice / column_groups;
-  static constexpr int pair_tiles = (10 + warps - 1) / warps;  // of a warp: see pair_tile()
+  // Warps: four blocks of 16 tokens by groups of 32 channels, or of columns of a slice.
+  static constexpr int groups = key_width / 32;
+  static constexpr int columns = slice / groups;
+  static constexpr int score_tiles = (block_count + groups - 1) / groups;  // of a warp, at most
 
-  // Shared memory, in bf16. Rows are tokens in the first two and in `weights` [t, s]; channels in
-  // key, write and levels [channel, token].
-  static constexpr int token_tile = Tile<key_width>::bytes(chunk) / 2;
-  static constexpr int channel_tile = Tile<chunk>::bytes(key_width) / 2;
+  // Shared memory, in bf16. Rows are tokens; channels in the states.
+  static constexpr int key_tile = Tile<key_width>::bytes(chunk) / 2;
   static constexpr int square_tile = Tile<chunk>::bytes(chunk) / 2;
   static constexpr int value_tile = Tile<slice>::bytes(chunk) / 2;
   static constexpr int state_tile = Tile<slice>::bytes(key_width) / 2;
-  // Room for five levels, then for a slice, then for the scores' gradients and what threads put
-  // aside.
-  static constexpr int put_aside = 2 * 32 * threads;  // 32 floats for each thread
-  static constexpr int most(int a, int b) { return a > b ? a : b; }
-  static constexpr int room_size =
-      most(5 * channel_tile, most(2 * (value_tile + state_tile), square_tile + put_aside));
-  static constexpr int elements = 2 * token_tile + 3 * channel_tile + square_tile + room_size;
-  static constexpr int floats = 2 * key_width + 4 * key_width + chunk;
+  // Room for a slice, then for sums in float32.
+  static constexpr int sum_stride = key_width + 8;
+  static constexpr int sums = 2 * 2 * chunk * sum_stride;
+  static constexpr int slices = 2 * (value_tile + state_tile);
+  static constexpr int room_size = sums > slices ? sums : slices;
+  static constexpr int elements =
+      5 * key_tile + 2 * square_tile + Rows::factor_rows * key_width + room_size;
+  static constexpr int own_parts = key_width < 64 ? 1 : key_width / 64;
+  // Tables in float32 by channel: of each_factor; what is kept from a block's middle to the
+  // chunk's end; totals of runs; shares of sums over tokens.
+  static constexpr int floats =
+      (Rows::factor_rows + block_count + 2 * run_count + 2 * block_count + 1) * key_width +
+      (2 + own_parts) * chunk;
   static constexpr std::size_t bytes = 2 * elements + 4 * floats;
 
   const GradientProblem& p;
   Bf16* const memory;
   float* const numbers;
+  const Rows rows;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int first_channel = warp % channel_tiles * 16;
-  const int half = warp / channel_tiles;  // of the chunk's tokens
+  const int block = static_cast<int>(threadIdx.x) / 32 % 4;  // of tokens, the warp's
+  const int group = static_cast<int>(threadIdx.x) / 128;     // of channels or columns, likewise
   int head;
   std::int64_t place, first;  // of the chunk, of its first token
   int tokens;                 // 0: there is no such chunk
 
   __device__ __forceinline__ ChunkGradient(const GradientProblem& problem, Bf16* shared)
-      : p(problem), memory(shared), numbers(reinterpret_cast<float*>(shared + elements)) {
+      : p(problem),
+        memory(shared),
+        numbers(reinterpret_cast<float*>(shared + elements)),
+        rows{.totals = numbers + (Rows::factor_rows + block_count) * key_width} {
     head = static_cast<int>(blockIdx.x) % p.heads;
     place = static_cast<std::int64_t>(blockIdx.x) / p.heads;
     // The last sequence whose chunks begin at this place or before it.
@@ -131,335 +89,134 @@ struct ChunkGradient {
     tokens = static_cast<int>(left < 0 ? 0 : left < chunk ? left : chunk);
   }
 
-  __device__ __forceinline__ Tile<key_width> q() const { return {memory}; }
-  __device__ __forceinline__ Tile<key_width> u() const { return {memory + token_tile}; }
-  __device__ __forceinline__ Tile<chunk> by_channel(int i) const {
-    return {memory + 2 * token_tile + square_tile + i * channel_tile};
+  __device__ __forceinline__ Tile<key_width> by_token(int i) const {
+    return {memory + i * key_tile};
   }
-  __device__ __forceinline__ Tile<chunk> scores() const { return {memory + 2 * token_tile}; }
-  __device__ __forceinline__ Tile<chunk> key() const { return by_channel(0); }
-  __device__ __forceinline__ Tile<chunk> write() const { return by_channel(1); }
-  // Levels from the last on: the first five lie in the room.
-  __device__ __forceinline__ Tile<chunk> level(int n) const { return by_channel(7 - n); }
-  __device__ __forceinline__ Bf16* room() const { return by_channel(3).data; }
+  __device__ __forceinline__ Tile<key_width> q() const { return by_token(0); }
+  __device__ __forceinline__ Tile<key_width> u() const { return by_token(1); }
+  // Decayed from and to the middle of their block; write to the chunk's end.
+  __device__ __forceinline__ Tile<key_width> query() const { return by_token(2); }
+  __device__ __forceinline__ Tile<key_width> key() const { return by_token(3); }
+  __device__ __forceinline__ Tile<key_width> write() const { return by_token(4); }
+  __device__ __forceinline__ Tile<chunk> scores() const { return {memory + 5 * key_tile}; }
+  __device__ __forceinline__ Tile<chunk> dscores() const { return {scores().data + square_tile}; }
+  __device__ __forceinline__ Bf16* rounded_factors() const { return dscores().data + square_tile; }
+  __device__ __forceinline__ Bf16* room() const {
+    return rounded_factors() + Rows::factor_rows * key_width;
+  }
   __device__ __forceinline__ Tile<slice> v() const { return {room()}; }
   __device__ __forceinline__ Tile<slice> dmixed() const { return {room() + value_tile}; }
   __device__ __forceinline__ Tile<slice> state() const { return {room() + 2 * value_tile}; }
-  __device__ __forceinline__ Tile<slice> dstate() const {
-    return {room() + 2 * value_tile + state_tile};
+  __device__ __forceinline__ Tile<slice> dstate() const { return {state().data + state_tile}; }
+  // Of queries (0) and keys (1): the gradients that rows of query() and key() get, in float32.
+  __device__ __forceinline__ float* gradient_sum(int which, int t, int channel) const {
+    return reinterpret_cast<float*>(room()) + (which * chunk + t) * sum_stride + channel;
   }
-  __device__ __forceinline__ Tile<chunk> dscores() const { return {room()}; }
-  // The i-th four floats that a thread puts aside.
-  __device__ __forceinline__ float4& aside(int i) const {
-    return reinterpret_cast<float4*>(room() +
-                                     square_tile)[i * threads + static_cast<int>(threadIdx.x)];
+  __device__ __forceinline__ float* factors() const { return numbers; }
+  __device__ __forceinline__ float* to_end(int i) const {
+    return numbers + (Rows::factor_rows + i) * key_width;
   }
-  // [half, channel]: decay over the half; then daug.
-  __device__ __forceinline__ float* decays() const { return numbers; }
-  // [half, channel]: what passes on to the other half: read dread, write dwrite.
-  __device__ __forceinline__ float* later_sums() const { return numbers + 2 * key_width; }
-  __device__ __forceinline__ float* earlier_sums() const { return numbers + 4 * key_width; }
-  __device__ __forceinline__ float* dscore() const { return numbers + 6 * key_width; }
+  // [runs, K]: of passing shares, after the totals of bits; then of daug.
+  __device__ __forceinline__ float* run_sums() const { return rows.totals + run_count * key_width; }
+  // [blocks, K]: shares of what the chunk's tokens read from the state; of S . dS.
+  __device__ __forceinline__ float* reads() const { return run_sums() + run_count * key_width; }
+  __device__ __forceinline__ float* meetings() const { return reads() + block_count * key_width; }
+  __device__ __forceinline__ float* kept() const { return meetings() + block_count * key_width; }
+  // [tokens]: gradients of a token's score with its own key, and of the augmentation's scores. Of
+  // the former the scores themselves, from 64 channels each.
+  __device__ __forceinline__ float* own_dscores() const { return kept() + key_width; }
+  __device__ __forceinline__ float* dscore() const { return own_dscores() + chunk; }
+  __device__ __forceinline__ float* own_scores() const { return dscore() + chunk; }
 
-  // ---- Where elements of a Part lie.
-  __device__ __forceinline__ int token(int i, int r) const {
-    return half * 32 + i * 8 + lane % 4 * 2 + r % 2;
-  }
-  __device__ __forceinline__ int channel(int r) const {
-    return first_channel + lane / 4 + r / 2 * 8;
-  }
-  // Whether an element's token is in the upper half of its block at a level.
-  template <int n>
-  __device__ __forceinline__ bool upper(int i, int r) const {
-    if constexpr (n == 0) return (r & 1) != 0;
-    if constexpr (n == 1) return (lane & 1) != 0;
-    if constexpr (n == 2) return (lane & 2) != 0;
-    if constexpr (n == 3) return (i & 1) != 0;
-    if constexpr (n == 4) return (i & 2) != 0;
-    return half != 0;
-  }
-
-  template <int n>
-  using Level = std::integral_constant<int, n>;
-
+  // ---- First: keys, queries, factors, scores.
   template <int width>
   __device__ __forceinline__ void fetch_rows(Tile<width> to, const Bf16* from, std::int64_t stride,
-                                             int rows, int real) const {
+                                             int count, int real) const {
     constexpr int packs = width / 8;
-    for (int i = static_cast<int>(threadIdx.x); i < rows * packs; i += threads) {
-      const int row = i / packs;
-      const int at = i % packs * 8;
-      const bool exists = row < real;
-      metala::cuda::copy_async(to.at(row, at), from + (exists ? row : 0) * stride + at, exists);
+    constexpr int at_once = threads / packs;
+    const int own = static_cast<int>(threadIdx.x) / packs;
+    const int at = static_cast<int>(threadIdx.x) % packs * 8;
+    const Bf16* row = from + own * stride + at;
+#pragma unroll
+    for (int t = 0; t < count; t += at_once) {
+      const bool exists = own + t < real;
+      metala::cuda::copy_async(to.at(own + t, at), exists ? row : from, exists);
+      row += at_once * stride;
     }
   }
-  __device__ __forceinline__ Part part_of(Tile<key_width> tile) const {
-    Part part;
-#pragma unroll
-    for (int f = 0; f < 2; ++f) {
-      part.take(f, tile.transposed_as_a(first_channel, half * 32 + f * 16));
-    }
-    return part;
-  }
-  // The lane's part of 16 tokens f of the queries and keys, as operands.
-  __device__ __forceinline__ FragmentA query(int f) const {
-    return q().transposed_as_a(first_channel, half * 32 + f * 16);
-  }
-  __device__ __forceinline__ FragmentA keys(int f) const {
-    return key().as_a(first_channel, half * 32 + f * 16);
-  }
 
-  // A token beyond the end keeps everything and writes nothing.
-  __device__ __forceinline__ Gate gate_of(float logit, int t) const {
-    return t < tokens ? fast_gate(logit, p.inverse_temperature) : Gate{1.0f, 0.0f};
-  }
-  __device__ __forceinline__ Part decays_of_tokens() const {
-    Part keep = part_of(u());
+  // A token's score with its own key is kept from rounding: where the state is new everywhere it is
+  // all there is. Summed over a run's lanes, each of which ends with one of its tokens.
+  static constexpr int run_lanes = Rows::pairs < 32 ? Rows::pairs : 32;
+  __device__ __forceinline__ void store_own_scores(float (&x)[run_tokens]) const {
+    int j = 0;
+    int distance = run_lanes / 2;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
+    for (int n = run_tokens / 2; n > 0; n /= 2, distance /= 2) {
+      const bool high = (lane & distance) != 0;
 #pragma unroll
-      for (int r = 0; r < 4; ++r) keep.at(i, r) = gate_of(keep.at(i, r), token(i, r)).keep;
-    }
-    return keep;
-  }
-
-  // Products of decays in the block of 2^n tokens that holds a token: from its start up to the
-  // token, from the token's next to its end, and of all of the warp's tokens.
-  struct Products {
-    Part before, after;
-    Pair whole;
-  };
-
-  // Halves the chunk from the smallest blocks on: visit(Level<n>, before, after) as blocks of 2^n
-  // tokens are about to join in pairs, n = 0 .. 5.
-  template <class Visit>
-  __device__ __forceinline__ Products halve(const Part& keep, Visit visit) const {
-    Products now = {keep, Part::filled(1), {}};
-    visit(Level<0>(), now.before, now.after);
-    Pair block[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-#pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        now.after.at(i, 2 * c) = keep.at(i, 2 * c + 1);
-        block[i].at[c] = keep.at(i, 2 * c) * keep.at(i, 2 * c + 1);
-        now.before.at(i, 2 * c + 1) = block[i].at[c];
+      for (int i = 0; i < n; ++i) {
+        const float given = high ? x[i] : x[i + n];
+        x[i] = (high ? x[i + n] : x[i]) + __shfl_xor_sync(0xffffffffu, given, distance);
       }
+      if (high) j += n;
     }
-    const auto join = [&](int i, int c, float sibling, bool is_upper) {
-      const float lower = is_upper ? sibling : 1.0f;
-      const float higher = is_upper ? 1.0f : sibling;
-#pragma unroll
-      for (int r = 2 * c; r < 2 * c + 2; ++r) {
-        now.before.at(i, r) *= lower;
-        now.after.at(i, r) *= higher;
-      }
-    };
-    const auto join_lanes = [&](int distance) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-#pragma unroll
-        for (int c = 0; c < 2; ++c) {
-          const float sibling = exchanged(block[i].at[c], distance);
-          join(i, c, sibling, (lane & distance) != 0);
-          block[i].at[c] *= sibling;
-        }
-      }
-    };
-    visit(Level<1>(), now.before, now.after);
-    join_lanes(1);
-    visit(Level<2>(), now.before, now.after);
-    join_lanes(2);
-    const auto join_eights = [&](int distance) {
-      Pair joined[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-#pragma unroll
-        for (int c = 0; c < 2; ++c) {
-          join(i, c, block[i ^ distance].at[c], (i & distance) != 0);
-          joined[i].at[c] = block[i].at[c] * block[i ^ distance].at[c];
-        }
-      }
-#pragma unroll
-      for (int i = 0; i < 4; ++i) block[i] = joined[i];
-    };
-    visit(Level<3>(), now.before, now.after);
-    join_eights(1);
-    visit(Level<4>(), now.before, now.after);
-    join_eights(2);
-    visit(Level<5>(), now.before, now.after);
-    now.whole = block[0];
-    return now;
-  }
-
-  // The two halves of the chunk join: `decays` holds what each keeps.
-  __device__ __forceinline__ void join_halves(Products& now) const {
-#pragma unroll
-    for (int c = 0; c < 2; ++c) {
-      const float sibling = decays()[(half ^ 1) * key_width + channel(2 * c)];
-      const float lower = half != 0 ? sibling : 1.0f;
-      const float higher = half != 0 ? 1.0f : sibling;
-      now.whole.at[c] *= sibling;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-#pragma unroll
-        for (int r = 2 * c; r < 2 * c + 2; ++r) {
-          now.before.at(i, r) *= lower;
-          now.after.at(i, r) *= higher;
-        }
-      }
+    for (; distance > 0; distance /= 2) x[0] += __shfl_xor_sync(0xffffffffu, x[0], distance);
+    if (lane % (run_lanes / run_tokens) == 0) {
+      own_scores()[rows.channel / 64 * chunk + rows.token(j)] = x[0];
     }
   }
-
-  // 16 tokens f of a level's tile: queries with what is kept since the boundary, keys with what is
-  // kept up to it.
-  template <int n>
-  __device__ __forceinline__ FragmentA level_of(int f, const FragmentA& query,
-                                                const FragmentA& keys, const Part& before,
-                                                const Part& after) const {
-    FragmentA z;
+  __device__ __forceinline__ float own_score(int t) const {
+    float score = own_scores()[t];
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const int i = 2 * f + j / 2;
-      const int r = j % 2 * 2;
-      const float2 q = unpacked(query.r[j]);
-      const float2 k = unpacked(keys.r[j]);
-      z.r[j] = packed(upper<n>(i, r) ? q.x * before.at(i, r) : k.x * after.at(i, r),
-                      upper<n>(i, r + 1) ? q.y * before.at(i, r + 1) : k.y * after.at(i, r + 1));
-    }
-    return z;
-  }
-
-  // ---- First: level tiles, keys, what is written to the state.
-  __device__ __forceinline__ void put(Tile<chunk> tile, int f, const FragmentA& part) const {
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      *reinterpret_cast<std::uint32_t*>(tile.at(channel(j % 2 * 2), token(2 * f + j / 2, 0))) =
-          part.r[j];
-    }
+    for (int c = 1; c < key_width / 64; ++c) score += own_scores()[c * chunk + t];
+    return score;
   }
 
   __device__ __forceinline__ void prepare() const {
-    Part keep = part_of(u());
-    FragmentA k[2];
-    FragmentA queries[2];
+    rows.open_beyond(tokens, u());
+    Run logits, queries, own;
+    rows.load(u(), logits);
+    rows.load(q(), queries);
+    float own_scores[run_tokens];
+    rows.decay(logits, queries, p.inverse_temperature,
+               [&](int j, float2 decayed_key, float2 decayed_query) {
+                 own[j] = decayed_key;
+                 own_scores[j] =
+                     fmaf(decayed_key.x, decayed_query.x, decayed_key.y * decayed_query.y);
+                 put(key().at(rows.token(j), rows.channel), decayed_key);
+                 put(query().at(rows.token(j), rows.channel), decayed_query);
+               });
+    store_own_scores(own_scores);
+    __syncthreads();
+    const auto bits = rows.bits();
+    const float2 rest = power(difference(bits.here, bits.end));
 #pragma unroll
-    for (int f = 0; f < 2; ++f) {
-      Part lose;
-#pragma unroll
-      for (int i = 2 * f; i < 2 * f + 2; ++i) {
-#pragma unroll
-        for (int r = 0; r < 4; ++r) {
-          const Gate g = gate_of(keep.at(i, r), token(i, r));
-          keep.at(i, r) = g.keep;
-          lose.at(i, r) = g.lose;
-        }
-      }
-      k[f] = lose.rounded(f);
-      put(key(), f, k[f]);
-      queries[f] = query(f);
+    for (int j = 0; j < run_tokens; ++j) {
+      put(write().at(rows.token(j), rows.channel), product(own[j], rest));
     }
-    Products now = halve(keep, [&]<int n>(Level<n>, const Part& before, const Part& after) {
-#pragma unroll
-      for (int f = 0; f < 2; ++f) {
-        put(level(n), f, level_of<n>(f, queries[f], k[f], before, after));
-      }
+    rows.each_factor(bits, p.scale, [&](int row, float2 value) {
+      *reinterpret_cast<float2*>(factors() + row * key_width + rows.channel) = value;
+      put(rounded_factors() + row * key_width + rows.channel, value);
     });
-    if (lane % 4 == 0) {
-      decays()[half * key_width + channel(0)] = now.whole.at[0];
-      decays()[half * key_width + channel(2)] = now.whole.at[1];
+    if (rows.upper) {
+      *reinterpret_cast<float2*>(to_end(rows.own_run / 2) + rows.channel) = rest;
+    } else if (rows.own_run == 0) {
+      *reinterpret_cast<float2*>(kept() + rows.channel) = power(times(-1, bits.end));
     }
     __syncthreads();
-    join_halves(now);
-#pragma unroll
-    for (int f = 0; f < 2; ++f) {
-      FragmentA written;
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const float2 both = unpacked(k[f].r[j]);
-        const float* after = now.after.eight[2 * f + j / 2].at + j % 2 * 2;
-        written.r[j] = packed(both.x * after[0], both.y * after[1]);
-      }
-      put(write(), f, written);
-    }
+    Queries<key_width> of_block;
+    of_block.load(query(), block * 16);
+    of_block.find_scores(key(), scores(), rounded_factors(), p.scale, block, group, groups,
+                         [&](int t, float) { return own_score(t); });
   }
 
-  // ---- Second: scores. Pairs of tokens t >= s lie in ten tiles of 16 x 16, numbered with those on
-  // the diagonal last, and warps take them in turn.
-  struct PairTile {
-    int t, s;
-  };
-  static __device__ __forceinline__ PairTile pair_tile(int i) {
-    return {static_cast<int>(0x3210333221ull >> (4 * i) & 15),
-            static_cast<int>(0x3210210100ull >> (4 * i) & 15)};
-  }
-  // The row in a tile, or the column, of an element of two eights of columns of sums.
-  __device__ __forceinline__ int sum_row(int r) const {
-    return lane / 4 + r / 2 * 8;
-  }
-  __device__ __forceinline__ int sum_column(int n, int r) const {
-    return n * 8 + lane % 4 * 2 + r % 2;
-  }
-
-  __device__ __forceinline__ void find_scores() const {
-    for (int i = warp; i < 10; i += warps) {
-      const PairTile tile = pair_tile(i);
-      Sums sums[2] = {};
-      if (tile.t != tile.s) {
-        const Tile<chunk> rows = level(tile.t / 2 == tile.s / 2 ? 4 : 5);
-        add_products(
-            sums, tile, [&](int c) { return rows.transposed_as_a(tile.t * 16, c); }, rows);
-      } else {
-        // Pairs meet at the level of the highest bit in which they differ.
-        const auto add = [&](auto rows, Tile<chunk> other, auto meet) {
-          Sums level_sums[2] = {};
-          add_products(level_sums, tile, rows, other);
-#pragma unroll
-          for (int n = 0; n < 2; ++n) {
-#pragma unroll
-            for (int r = 0; r < 4; ++r) {
-              if (meet(sum_row(r), sum_column(n, r))) sums[n].at[r] += level_sums[n].at[r];
-            }
-          }
-        };
-#pragma unroll
-        for (int l = 0; l < 4; ++l) {
-          add([&, l](int c) { return level(l).transposed_as_a(tile.t * 16, c); }, level(l),
-              [l](int t, int s) { return t > s && ((t ^ s) >> l) == 1; });
-        }
-        add([&](int c) { return q().as_a(tile.t * 16, c); }, key(),
-            [](int t, int s) { return t == s; });
-      }
-#pragma unroll
-      for (int n = 0; n < 2; ++n) {
-#pragma unroll
-        for (int r = 0; r < 4; r += 2) {
-          *reinterpret_cast<std::uint32_t*>(
-              scores().at(tile.t * 16 + sum_row(r), tile.s * 16 + sum_column(n, r))) =
-              packed(p.scale * sums[n].at[r], p.scale * sums[n].at[r + 1]);
-        }
-      }
-    }
-  }
-  // sums += rows(channels from c on) times the columns of `other` at the tile's tokens s.
-  template <class Rows>
-  __device__ __forceinline__ void add_products(Sums* sums, PairTile tile, Rows rows,
-                                               Tile<chunk> other) const {
-#pragma unroll
-    for (int c = 0; c < key_width; c += 16) {
-      FragmentB b[2];
-      other.as_b(c, tile.s * 16, b);
-      const FragmentA a = rows(c);
-      metala::cuda::multiply(sums[0], a, b[0]);
-      metala::cuda::multiply(sums[1], a, b[1]);
-    }
-  }
-
-  // ---- Third: everything with columns of the state, slice by slice.
+  // ---- Second: everything with columns of the state, slice by slice. The warp's results are for
+  // its block's tokens and its group's channels.
   struct Columns {
-    Part dread, dwrite;  // S dc, without the scale; dS v
-    Pair meeting;        // S . dS, of the lane's columns
-    Sums dscores[pair_tiles][2];
+    Sums dread[4], dwrite[4];  // S dc and dS v
+    float meeting;             // S . dS, of the group's channel of the lane's number
+    Sums dscores[score_tiles][2];
   };
 
   __device__ __forceinline__ void fetch_slice(int column) const {
@@ -473,61 +230,77 @@ struct ChunkGradient {
     metala::cuda::commit_copies();
   }
 
-  __device__ __forceinline__ void add_state_products(Columns& sums) const {
+  __device__ __forceinline__ void add_state_products(Columns& c) const {
 #pragma unroll
-    for (int d = 0; d < slice; d += 16) {
-      const FragmentA s = state().as_a(first_channel, d);
-      const FragmentA ds = dstate().as_a(first_channel, d);
+    for (int d = 0; d < slice; d += 32) {
+      FragmentA dout[2], value[2];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float2 a = unpacked(s.r[i]);
-        const float2 b = unpacked(ds.r[i]);
-        sums.meeting.at[i % 2] = fmaf(a.x, b.x, fmaf(a.y, b.y, sums.meeting.at[i % 2]));
+      for (int k = 0; k < 2; ++k) {
+        dout[k] = dmixed().as_a(block * 16, d + k * 16);
+        value[k] = v().as_a(block * 16, d + k * 16);
       }
 #pragma unroll
-      for (int f = 0; f < 2; ++f) {
-        FragmentB b[2];
-        dmixed().rows_as_b(half * 32 + f * 16, d, b);
-        metala::cuda::multiply(sums.dread.eight[2 * f], s, b[0]);
-        metala::cuda::multiply(sums.dread.eight[2 * f + 1], s, b[1]);
-        v().rows_as_b(half * 32 + f * 16, d, b);
-        metala::cuda::multiply(sums.dwrite.eight[2 * f], ds, b[0]);
-        metala::cuda::multiply(sums.dwrite.eight[2 * f + 1], ds, b[1]);
+      for (int n = 0; n < 4; ++n) {
+        FragmentB s[2], ds[2];
+        state().transposed_as_b(group * 32 + n * 8, d, s);
+        dstate().transposed_as_b(group * 32 + n * 8, d, ds);
+#pragma unroll
+        for (int k = 0; k < 2; ++k) {
+          metala::cuda::multiply(c.dread[n], dout[k], s[k]);
+          metala::cuda::multiply(c.dwrite[n], value[k], ds[k]);
+        }
+      }
+    }
+    // A lane takes a channel of the group, a warp 16 columns.
+    if (block * 16 >= slice) return;
+#pragma unroll
+    for (int d = 0; d < 16; d += 8) {
+      const uint4 s =
+          *reinterpret_cast<const uint4*>(state().at(group * 32 + lane, block * 16 + d));
+      const uint4 ds =
+          *reinterpret_cast<const uint4*>(dstate().at(group * 32 + lane, block * 16 + d));
+      const float2 sums = fused(
+          unpacked(s.x), unpacked(ds.x),
+          fused(unpacked(s.y), unpacked(ds.y),
+                fused(unpacked(s.z), unpacked(ds.z), product(unpacked(s.w), unpacked(ds.w)))));
+      c.meeting += sums.x + sums.y;
+    }
+  }
+
+  __device__ __forceinline__ void add_dscores(Columns& c) const {
+#pragma unroll
+    for (int i = 0; i < score_tiles; ++i) {
+      const int other = i * groups + group;
+      if (other > block) continue;
+#pragma unroll
+      for (int d = 0; d < slice; d += 32) {
+        const FragmentA first_half = dmixed().as_a(block * 16, d);
+        const FragmentA second_half = dmixed().as_a(block * 16, d + 16);
+#pragma unroll
+        for (int n = 0; n < 2; ++n) {
+          FragmentB value[2];
+          v().transposed_as_b(other * 16 + n * 8, d, value);
+          metala::cuda::multiply(c.dscores[i][n], first_half, value[0]);
+          metala::cuda::multiply(c.dscores[i][n], second_half, value[1]);
+        }
       }
     }
   }
 
-  __device__ __forceinline__ void add_dscores(Columns& sums) const {
-#pragma unroll
-    for (int i = 0; i < pair_tiles; ++i) {
-      if (warp + i * warps >= 10) continue;
-      const PairTile tile = pair_tile(warp + i * warps);
-#pragma unroll
-      for (int d = 0; d < slice; d += 16) {
-        FragmentB b[2];
-        v().rows_as_b(tile.s * 16, d, b);
-        const FragmentA a = dmixed().as_a(tile.t * 16, d);
-        metala::cuda::multiply(sums.dscores[i][0], a, b[0]);
-        metala::cuda::multiply(sums.dscores[i][1], a, b[1]);
-      }
-    }
-  }
-
-  // dv += scores^T dc + write dS, for the warp's tokens and columns of the slice.
+  // dv = or += scores^T dc + write dS, for the warp's tokens and columns of the slice.
   __device__ __forceinline__ void store_dv(int column) const {
-    const int rows = warp % 4;
-    const int from = warp / 4 * columns;
-    Bf16* const to = p.dv + (first + rows * 16) * p.dv_stride + head * value_width + column + from;
+    const int from = group * columns;
+    Bf16* const to = p.dv + (first + block * 16) * p.dv_stride + head * value_width + column + from;
     const auto pair = [&](int n, int r) {
       return reinterpret_cast<std::uint32_t*>(to + sum_row(r) * p.dv_stride + sum_column(n, 0));
     };
-    const auto real = [&](int r) { return rows * 16 + sum_row(r) < tokens; };
+    const auto real = [&](int r) { return block * 16 + sum_row(r) < tokens; };
     // What is there already is on its way while the products run.
     std::uint32_t past[columns / 8][2];
 #pragma unroll
     for (int n = 0; n < columns / 8; ++n) {
 #pragma unroll
-      for (int r = 0; r < 4; r += 2) past[n][r / 2] = real(r) ? *pair(n, r) : 0;
+      for (int r = 0; r < 4; r += 2) past[n][r / 2] = p.add_v && real(r) ? *pair(n, r) : 0;
     }
     Sums sums[columns / 8] = {};
     const auto add = [&](const FragmentA& a, Tile<slice> other, int k) {
@@ -540,389 +313,261 @@ struct ChunkGradient {
       }
     };
 #pragma unroll
-    for (int t = 0; t < 4; ++t) {
-      if (t >= rows) add(scores().transposed_as_a(rows * 16, t * 16), dmixed(), t * 16);
+    for (int t = 0; t < block_count; ++t) {
+      if (t >= block) add(scores().transposed_as_a(block * 16, t * 16), dmixed(), t * 16);
     }
 #pragma unroll
-    for (int c = 0; c < key_width; c += 16) {
-      add(write().transposed_as_a(rows * 16, c), dstate(), c);
-    }
+    for (int c = 0; c < key_width; c += 16) add(write().as_a(block * 16, c), dstate(), c);
 #pragma unroll
     for (int n = 0; n < columns / 8; ++n) {
 #pragma unroll
       for (int r = 0; r < 4; r += 2) {
-        const float2 sum = unpacked(past[n][r / 2]);
-        if (real(r)) *pair(n, r) = packed(sum.x + sums[n].at[r], sum.y + sums[n].at[r + 1]);
+        const float2 before = unpacked(past[n][r / 2]);
+        if (real(r)) {
+          *pair(n, r) = packed(before.x + sums[n].at[r], before.y + sums[n].at[r + 1]);
+        }
       }
     }
   }
 
-  __device__ __forceinline__ void take_slices(Columns& sums) const {
-    for (int column = 0; column < value_width; column += slice) {
-      fetch_slice(column);
+  __device__ __forceinline__ void take_slices(Columns& c) const {
+    for (int column = 0;; column += slice) {
       metala::cuda::wait_for_copies<0>();
       __syncthreads();
-      add_state_products(sums);
-      add_dscores(sums);
+      add_state_products(c);
+      add_dscores(c);
       if (p.dv != nullptr) store_dv(column);
       __syncthreads();
+      if (column + slice >= value_width) return;
+      fetch_slice(column + slice);
     }
   }
 
-  // The scores' gradients; tiles on the diagonal become symmetric.
-  __device__ __forceinline__ void store_dscores(const Columns& sums) const {
+  // ---- Third: the gradients that decayed keys and queries get.
+
+  // The scores' gradients; a token's own aside.
+  __device__ __forceinline__ void store_dscores(const Columns& c) const {
 #pragma unroll
-    for (int i = 0; i < pair_tiles; ++i) {
-      if (warp + i * warps >= 10) continue;
-      const PairTile tile = pair_tile(warp + i * warps);
+    for (int i = 0; i < score_tiles; ++i) {
+      const int other = i * groups + group;
+      if (other > block) continue;
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
 #pragma unroll
         for (int r = 0; r < 4; r += 2) {
-          const float* x = sums.dscores[i][n].at + r;
-          const int t = tile.t * 16 + sum_row(r);
-          const int s = tile.s * 16 + sum_column(n, r);
-          if (tile.t != tile.s) {
-            *reinterpret_cast<std::uint32_t*>(dscores().at(t, s)) =
-                packed(p.scale * x[0], p.scale * x[1]);
-            continue;
+          float pair[2] = {p.scale * c.dscores[i][n].at[r], p.scale * c.dscores[i][n].at[r + 1]};
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            const int row = sum_row(r);
+            const int column = sum_column(n, r + e);
+            if (other != block || column < row) continue;
+            if (column == row) own_dscores()[block * 16 + row] = pair[e];
+            pair[e] = 0;
           }
-#pragma unroll
-          for (int j = 0; j < 2; ++j) {
-            if (t < s + j) continue;
-            const Bf16 value = __float2bfloat16_rn(p.scale * x[j]);
-            *dscores().at(t, s + j) = value;
-            *dscores().at(s + j, t) = value;
-          }
+          put(dscores().at(block * 16 + sum_row(r), other * 16 + sum_column(n, r)),
+              make_float2(pair[0], pair[1]));
         }
       }
     }
   }
 
-  // ---- Fourth: back through the levels.
-
-  // What waits in shared memory while the levels need the registers.
-  __device__ __forceinline__ void set_aside(const Columns& sums) const {
+  // Two channels of an eight, in a table or a sum.
+  __device__ __forceinline__ int channels(int n) const {
+    return group * 32 + sum_column(n, 0);
+  }
+  static __device__ __forceinline__ float2 at_channels(const float* table, int channel) {
+    return *reinterpret_cast<const float2*>(table + channel);
+  }
+  // to += factor x, channel by channel.
+  __device__ __forceinline__ void add_scaled(Sums* to, const float* factor, const Sums* x) const {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float* x = sums.dread.eight[i].at;
-      const float* y = sums.dwrite.eight[i].at;
-      aside(i) = make_float4(x[0], x[1], x[2], x[3]);
-      aside(4 + i) = make_float4(y[0], y[1], y[2], y[3]);
+    for (int n = 0; n < 4; ++n) {
+      const float2 f = at_channels(factor, channels(n));
+#pragma unroll
+      for (int r = 0; r < 4; ++r)
+        to[n].at[r] = fmaf(r % 2 == 0 ? f.x : f.y, x[n].at[r], to[n].at[r]);
     }
   }
-  __device__ __forceinline__ Sums from_aside(int i) const {
-    const float4 x = aside(i);
-    return {{x.x, x.y, x.z, x.w}};
-  }
-
-  // The gradient of 16 tokens f of a level's tile z (both sixteens of the warp), but for the factor
-  // that it has: each upper token meets the lower ones of its pair of blocks, and they it.
-  template <int n>
-  __device__ __forceinline__ void level_gradient(int f, const FragmentA* z, Sums* g) const {
-    FragmentB b[2];
-    const auto add = [&](const FragmentA& a) {
-      metala::cuda::multiply(g[0], a, b[0]);
-      metala::cuda::multiply(g[1], a, b[1]);
-    };
-    g[0] = g[1] = {};
-    if constexpr (n <= 3) {
-      const int tile = half * 32 + f * 16;
-      dscores().as_b(tile, tile, b);
-      if constexpr (n == 3) {  // the other eight
-        b[0].r[0] = 0;
-        b[1].r[1] = 0;
-      } else {
-        // A lane holds tokens 2 (lane % 4) and the next of an eight, for the token lane / 4.
-        const int apart = lane % 4 ^ lane / 8;
-        const std::uint32_t partner = (lane / 4 & 1) != 0 ? 0x0000ffffu : 0xffff0000u;
-        const bool meets = 2 * apart >> n == (n == 0 ? 0 : 1);
-        const std::uint32_t mask = !meets ? 0 : n == 0 ? partner : 0xffffffffu;
-        b[0] = {{b[0].r[0] & mask, 0}};
-        b[1] = {{0, b[1].r[1] & mask}};
-      }
-      add(z[f]);
-    } else if constexpr (n == 4) {
-      const int lower = half * 32;
-      if (f == 0) {
-        dscores().as_b(lower + 16, lower, b);
-      } else {
-        dscores().rows_as_b(lower + 16, lower, b);
-      }
-      add(z[f ^ 1]);
-    } else {
+  __device__ __forceinline__ void add_product(Sums* to, const FragmentA& a, Tile<key_width> other,
+                                              int row) const {
 #pragma unroll
-      for (int other = 0; other < 32; other += 16) {
-        if (half == 0) {
-          dscores().as_b(32 + other, f * 16, b);
-        } else {
-          dscores().rows_as_b(32 + f * 16, other, b);
-        }
-        add(level(5).as_a(first_channel, (half ^ 1) * 32 + other));
+    for (int n = 0; n < 4; n += 2) {
+      FragmentB b[2];
+      other.as_b(row, group * 32 + n * 8, b);
+      metala::cuda::multiply(to[n], a, b[0]);
+      metala::cuda::multiply(to[n + 1], a, b[1]);
+    }
+  }
+  __device__ __forceinline__ void store_sums(int which, const Sums* x) const {
+#pragma unroll
+    for (int n = 0; n < 4; ++n) {
+#pragma unroll
+      for (int r = 0; r < 4; r += 2) {
+        *reinterpret_cast<float2*>(gradient_sum(which, block * 16 + sum_row(r), channels(n))) =
+            make_float2(x[n].at[r], x[n].at[r + 1]);
       }
     }
   }
-
-  // What passes through each token's decay, d log a: sums over tokens at or after it of what is
-  // read there, and over tokens before it of what was written there.
-  struct Passing {
-    Part own;
-    Pair eight[4];  // for all of an eight, still to be summed over the quad
-  };
-
-  // For two neighbouring tokens of an eight: sums over the eight's later tokens, or earlier ones.
-  __device__ __forceinline__ float beyond(float x, bool later) const {
-    const float one = exchanged(x, 1);
-    const float two = exchanged(x + one, 2);
-    return (((lane & 1) == 0) == later ? one : 0.0f) + (((lane & 2) == 0) == later ? two : 0.0f);
-  }
-  __device__ __forceinline__ void add_read(float* own, float x, float y) const {
-    const float after = beyond(x + y, true);
-    own[0] += x + y + after;
-    own[1] += y + after;
-  }
-  __device__ __forceinline__ void add_written(float* own, float x, float y) const {
-    const float before = beyond(x + y, false);
-    own[0] += before;
-    own[1] += x + before;
+  static __device__ __forceinline__ float over_lanes(float x, int from, int to) {
+    for (int distance = from; distance <= to; distance *= 2) {
+      x += __shfl_xor_sync(0xffffffffu, x, distance);
+    }
+    return x;
   }
 
-  // Adds z g of one level (blocks of 2^n tokens) for eight i and channel c of the lane's two.
-  template <int n>
-  __device__ __forceinline__ void pass_on(Passing& to, int i, int c, float x, float y) const {
-    float* own = to.own.eight[i].at + 2 * c;
-    const bool reads = upper<n>(i, 0);
-    if constexpr (n == 0) {
-      own[1] += y;
-    } else if constexpr (n == 1) {
-      own[0] += reads ? x + y : 0.0f;
-      own[1] += reads ? y : x;
-    } else if constexpr (n == 2) {
-      const float sibling = exchanged(x + y, 1);
-      const float beside = ((lane & 1) == 0) == reads ? sibling : 0.0f;
-      own[0] += reads ? x + y + beside : beside;
-      own[1] += reads ? y + beside : x + beside;
-    } else {
-      if (reads) {
-        add_read(own, x, y);
-      } else {
-        add_written(own, x, y);
-      }
-      constexpr int block = 1 << (n - 3);  // eights
+  __device__ __forceinline__ void gather(const Columns& c) const {
+    // What the block's tokens read from the state, summed over them, for the decays before.
+    const float* const from_start = factors() + Rows::factor_row(block, 0) * key_width;
+    Sums of_queries[4] = {};
+    add_scaled(of_queries, from_start, c.dread);
 #pragma unroll
-      for (int j = i / block * block; j < i / block * block + block; ++j) {
-        if (j < i) to.eight[j].at[c] += reads ? x + y : 0.0f;
-        if (j > i) to.eight[j].at[c] += reads ? 0.0f : x + y;
+    for (int n = 0; n < 4; ++n) {
+      float2 read = make_float2(0, 0);
+#pragma unroll
+      for (int r = 0; r < 4; r += 2) {
+        read = fused(load_pair(query().at(block * 16 + sum_row(r), channels(n))),
+                     make_float2(of_queries[n].at[r], of_queries[n].at[r + 1]), read);
+      }
+      read = make_float2(over_lanes(read.x, 4, 16), over_lanes(read.y, 4, 16));
+      if (lane < 4) {
+        *reinterpret_cast<float2*>(reads() + block * key_width + channels(n)) = read;
       }
     }
+    meetings()[block * key_width + group * 32 + lane] = c.meeting;
+    add_product(of_queries, dscores().as_a(block * 16, block * 16), key(), block * 16);
+#pragma unroll
+    for (int j = 0; j + 1 < block_count; ++j) {
+      if (j >= block) continue;
+      Sums part[4] = {};
+      add_product(part, dscores().as_a(block * 16, j * 16), key(), j * 16);
+      add_scaled(of_queries, factors() + Rows::factor_row(block, 1 + j) * key_width, part);
+    }
+    store_sums(0, of_queries);
+
+    Sums of_keys[4] = {};
+    add_scaled(of_keys, to_end(block), c.dwrite);
+    add_product(of_keys, dscores().transposed_as_a(block * 16, block * 16), query(), block * 16);
+#pragma unroll
+    for (int i = 1; i < block_count; ++i) {
+      if (i <= block) continue;
+      Sums part[4] = {};
+      add_product(part, dscores().transposed_as_a(block * 16, i * 16), query(), i * 16);
+      add_scaled(of_keys, factors() + Rows::factor_row(i, 1 + block) * key_width, part);
+    }
+    store_sums(1, of_keys);
   }
 
-  // One level: what it adds to dq and dk, and to what passes through decays.
-  template <int n>
-  __device__ __forceinline__ void level_back(const Part& before, const Part& after, Part& dq,
-                                             Part& dk, Passing& passing) const {
-    FragmentA z[2];
-#pragma unroll
-    for (int f = 0; f < 2; ++f) {
-      z[f] = level_of<n>(f, query(f), keys(f), before, after);
-    }
-#pragma unroll
-    for (int f = 0; f < 2; ++f) {
-      Sums g[2];
-      level_gradient<n>(f, z, g);
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        const int i = 2 * f + j;
-#pragma unroll
-        for (int r = 0; r < 4; ++r) {
-          const float x = g[j].at[r];
-          dq.at(i, r) = fmaf(upper<n>(i, r) ? before.at(i, r) : 0.0f, x, dq.at(i, r));
-          dk.at(i, r) = fmaf(upper<n>(i, r) ? 0.0f : after.at(i, r), x, dk.at(i, r));
-        }
-#pragma unroll
-        for (int c = 0; c < 2; ++c) {
-          const float2 own = unpacked(z[f].r[2 * j + c]);
-          pass_on<n>(passing, i, c, own.x * g[j].at[2 * c], own.y * g[j].at[2 * c + 1]);
-        }
-      }
-    }
+  // ---- Fourth: from there to q and u, run by run again. What passes through a token's decay is
+  // what all that came before it has to pass on, less what was read on the way: the sum over
+  // earlier tokens of written minus read, and what the state brought in.
+  __device__ __forceinline__ float2 sum_at(int which, int t) const {
+    return *reinterpret_cast<const float2*>(gradient_sum(which, t, rows.channel));
+  }
+  // What a token reads less what it writes; its own key is neither.
+  __device__ __forceinline__ float2 balance(int t) const {
+    const float2 read = product(load_pair(query().at(t, rows.channel)), sum_at(0, t));
+    const float2 written = product(load_pair(key().at(t, rows.channel)), sum_at(1, t));
+    return difference(read, written);
   }
 
-  __device__ __forceinline__ void go_back(const Pair& meeting) const {
-    Part dq = Part::filled(0);
-    Part dk = Part::filled(0);
-    Passing passing = {Part::filled(0), {}};
-    Products now =
-        halve(decays_of_tokens(), [&]<int n>(Level<n>, const Part& before, const Part& after) {
-          level_back<n>(before, after, dq, dk, passing);
+  // dq and du go where q and u lay; a thread owns the same elements of all.
+  __device__ __forceinline__ void finish() const {
+    Run logits, queries, balances;
+    rows.load(u(), logits);
+    rows.load(q(), queries);
+    float2 total = make_float2(0, 0);
+#pragma unroll
+    for (int j = 0; j < run_tokens; ++j) {
+      balances[j] = balance(rows.token(j));
+      total = sum(total, balances[j]);
+    }
+    *reinterpret_cast<float2*>(run_sums() + rows.own_run * key_width + rows.channel) = total;
+    __syncthreads();
+    float2 passing = make_float2(0, 0);
+    float2 meeting = make_float2(0, 0);
+#pragma unroll
+    for (int i = 0; i < block_count; ++i) {
+      passing = sum(passing, at_channels(reads() + i * key_width, rows.channel));
+      meeting = sum(meeting, at_channels(meetings() + i * key_width, rows.channel));
+    }
+    passing = fused(at_channels(kept(), rows.channel), meeting, passing);
+#pragma unroll 1
+    for (int r = 0; r < rows.own_run; ++r) {
+      passing = difference(passing, at_channels(run_sums() + r * key_width, rows.channel));
+    }
+    // The walk goes outwards from the middle: before it, from the run's end back.
+    const float back = rows.upper ? 0.0f : 1.0f;
+    passing = fused(make_float2(-back, -back), total, passing);
+    float2 daug = make_float2(0, 0);
+    const float2 aug = p.dscore != nullptr ? at_channels(p.aug + head * key_width, rows.channel)
+                                           : make_float2(0, 0);
+    rows.walk(
+        logits, p.inverse_temperature, [&](int j, float2 bits, const BitGate& x, const BitGate& y) {
+          const int t = rows.token(j);
+          const float2 key = make_float2(x.lose, y.lose);
+          const float own = own_dscores()[t];
+          const float score = dscore()[t];
+          const float2 pull = make_float2(fmaf(score, aug.x, own), fmaf(score, aug.y, own));
+          daug = fused(times(score, key), queries[j], daug);
+          const float2 dq = fused(power(bits), sum_at(0, t), product(pull, key));
+          const float2 dk = fused(power(times(-1, bits)), sum_at(1, t), product(pull, queries[j]));
+          const float2 through = fused(make_float2(back, back), balances[j], passing);
+          passing = fused(make_float2(2 * back - 1, 2 * back - 1), balances[j], passing);
+          put(q().at(t, rows.channel), dq);
+          put(u().at(t, rows.channel), make_float2(gate_gradient(logits[j].x, x, through.x, dk.x),
+                                                   gate_gradient(logits[j].y, y, through.y, dk.y)));
         });
-    join_halves(now);
-    add_state(now, meeting, dq, dk, passing);
-    add_own_token(dq, dk);
-    store(dq, dk, passing.own);
-  }
-
-  // What the chunk reads from the state before it and writes to the one after it. Finishes what
-  // passes.
-  __device__ __forceinline__ void add_state(const Products& now, const Pair& meeting, Part& dq,
-                                            Part& dk, Passing& passing) const {
-    Pair later = {};
-    Pair earlier = {};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const Sums dread = from_aside(i);
-      const Sums dwrite = from_aside(4 + i);
-#pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        const float2 q = unpacked(query(i / 2).r[i % 2 * 2 + c]);
-        const float2 k = unpacked(keys(i / 2).r[i % 2 * 2 + c]);
-        float read[2], written[2];
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const int r = 2 * c + e;
-          read[e] = now.before.at(i, r) * p.scale * dread.at[r];
-          written[e] = now.after.at(i, r) * dwrite.at[r];
-          dq.at(i, r) += read[e];
-          dk.at(i, r) += written[e];
-          read[e] *= e == 0 ? q.x : q.y;
-          written[e] *= e == 0 ? k.x : k.y;
-        }
-        add_read(passing.own.eight[i].at + 2 * c, read[0], read[1]);
-        add_written(passing.own.eight[i].at + 2 * c, written[0], written[1]);
-        const float x = read[0] + read[1];
-        const float y = written[0] + written[1];
-        later.at[c] += x;
-        earlier.at[c] += y;
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          if (j < i) passing.eight[j].at[c] += x;
-          if (j > i) passing.eight[j].at[c] += y;
-        }
-      }
-    }
-#pragma unroll
-    for (int c = 0; c < 2; ++c) {
-      later.at[c] = quad_sum(later.at[c]);
-      earlier.at[c] = quad_sum(earlier.at[c]);
-      if (lane % 4 == 0) {
-        later_sums()[half * key_width + channel(2 * c)] = later.at[c];
-        earlier_sums()[half * key_width + channel(2 * c)] = earlier.at[c];
-      }
-    }
     __syncthreads();
-#pragma unroll
-    for (int c = 0; c < 2; ++c) {
-      // From the other half: all of its reads are later than the first half, and its writes
-      // earlier than the second. Through all decays passes what the state before gives the one
-      // after.
-      const float* other =
-          (half == 0 ? later_sums() : earlier_sums()) + (half ^ 1) * key_width + channel(2 * c);
-      const float through = *other + now.whole.at[c] * quad_sum(meeting.at[c]);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float all = through + quad_sum(passing.eight[i].at[c]);
-        passing.own.at(i, 2 * c) += all;
-        passing.own.at(i, 2 * c + 1) += all;
-      }
-    }
-  }
-
-  // A token's own key with its own query: the score's diagonal and the augmentation.
-  __device__ __forceinline__ void add_own_token(Part& dq, Part& dk) const {
-    Pair daug = {};
-    const bool augmented = p.dscore != nullptr;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-#pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        const float2 q = unpacked(query(i / 2).r[i % 2 * 2 + c]);
-        const float2 k = unpacked(keys(i / 2).r[i % 2 * 2 + c]);
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const int r = 2 * c + e;
-          const int t = token(i, r);
-          const float own_query = e == 0 ? q.x : q.y;
-          const float own_key = e == 0 ? k.x : k.y;
-          float pull = __bfloat162float(*dscores().at(t, t));
-          if (augmented) {
-            const float score = dscore()[t];
-            pull = fmaf(score, p.aug[head * key_width + channel(r)], pull);
-            daug.at[c] += score * own_query * own_key;
-          }
-          dq.at(i, r) = fmaf(pull, own_key, dq.at(i, r));
-          dk.at(i, r) = fmaf(pull, own_query, dk.at(i, r));
-        }
-      }
-    }
-    if (!augmented) return;
-#pragma unroll
-    for (int c = 0; c < 2; ++c) {
-      daug.at[c] = quad_sum(daug.at[c]);
-      if (lane % 4 == 0) decays()[half * key_width + channel(2 * c)] = daug.at[c];
-    }
-  }
-
-  // dq and du lie as tokens by channels in the warp's own part of the tiles of q and u, and are
-  // added to the rows in memory from there.
-  __device__ __forceinline__ void store(const Part& dq, const Part& dk, const Part& passing) const {
-    const Part logits = part_of(u());
-    __syncwarp();
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-#pragma unroll
-      for (int r = 0; r < 4; ++r) {
-        const float keep = fast_gate(logits.at(i, r), p.inverse_temperature).keep;
-        const float slope = fast_sigmoid(-logits.at(i, r)) * p.inverse_temperature;
-        const float du = (passing.at(i, r) - keep * dk.at(i, r)) * slope;
-        *q().at(token(i, r), channel(r)) = __float2bfloat16_rn(dq.at(i, r));
-        *u().at(token(i, r), channel(r)) = __float2bfloat16_rn(du);
-      }
-    }
+    if (p.dq != nullptr) store_rows(q(), p.dq + first * p.dq_stride, p.dq_stride);
+    if (p.du != nullptr) store_rows(u(), p.du + first * p.du_stride, p.du_stride);
+    if (p.daug == nullptr) return;
+    *reinterpret_cast<float2*>(run_sums() + rows.own_run * key_width + rows.channel) = daug;
     __syncthreads();
-    if (p.dq != nullptr) add_rows(q(), p.dq + first * p.dq_stride, p.dq_stride);
-    if (p.du != nullptr) add_rows(u(), p.du + first * p.du_stride, p.du_stride);
     const int own = static_cast<int>(threadIdx.x);
-    if (p.daug != nullptr && own < key_width) {
-      p.daug[(place * p.heads + head) * key_width + own] =
-          decays()[own] + decays()[key_width + own];
-    }
+    if (own >= key_width) return;
+    float all = 0;
+#pragma unroll
+    for (int r = 0; r < run_count; ++r) all += run_sums()[r * key_width + own];
+    p.daug[(place * p.heads + head) * key_width + own] = all;
   }
 
-  __device__ __forceinline__ void add_rows(Tile<key_width> from, Bf16* to,
-                                           std::int64_t stride) const {
+  // From what passes through a decay, and the gradient of the key.
+  __device__ __forceinline__ float gate_gradient(float logit, const BitGate& gate, float passing,
+                                                 float dk) const {
+    const float keep = 1 - gate.lose;
+    // Where fewer bits were counted than the decay costs, what passed was too much.
+    const float passed = gate.bits < most_bits ? passing : passing * keep * exp2f(most_bits);
+    return (passed - keep * dk) * fast_sigmoid(-logit) * p.inverse_temperature;
+  }
+
+  __device__ __forceinline__ void store_rows(Tile<key_width> from, Bf16* to,
+                                             std::int64_t stride) const {
     using Row = metala::cuda::Pack<Bf16>;
     constexpr int packs = key_width / Row::size;
-    constexpr int each = chunk * packs / threads;
-    const auto place_of = [&](int i, int& t, int& at) {
-      const int pack = i * threads + static_cast<int>(threadIdx.x);
-      t = pack / packs;
-      at = pack % packs * Row::size;
-      return reinterpret_cast<Row*>(to + t * stride + head * key_width + at);
-    };
-    Row sums[each];
-    int t, at;
+    constexpr int at_once = threads / packs;
+    const int own = static_cast<int>(threadIdx.x) / packs;
+    const int at = static_cast<int>(threadIdx.x) % packs * Row::size;
+    Bf16* row = to + own * stride + head * key_width + at;
 #pragma unroll
-    for (int i = 0; i < each; ++i) {
-      const Row* there = place_of(i, t, at);
-      sums[i] = {};
-      if (p.add && t < tokens) sums[i] = *there;
-    }
+    for (int t = 0; t < chunk; t += at_once) {
+      if (own + t >= tokens) return;
+      Row more = *reinterpret_cast<const Row*>(from.at(own + t, at));
+      if (p.add) {
+        const Row there = *reinterpret_cast<const Row*>(row);
 #pragma unroll
-    for (int i = 0; i < each; ++i) {
-      Row* const there = place_of(i, t, at);
-      const Row more = *reinterpret_cast<const Row*>(from.at(t, at));
-#pragma unroll
-      for (int j = 0; j < Row::size; ++j) {
-        sums[i].at[j] =
-            __float2bfloat16_rn(__bfloat162float(sums[i].at[j]) + __bfloat162float(more.at[j]));
+        for (int j = 0; j < Row::size; ++j) {
+          more.at[j] =
+              __float2bfloat16_rn(__bfloat162float(there.at[j]) + __bfloat162float(more.at[j]));
+        }
       }
-      if (t < tokens) *there = sums[i];
+      *reinterpret_cast<Row*>(row) = more;
+      row += at_once * stride;
     }
   }
 
-  __device__ __forceinline__ void run() const {
+  __device__ __forceinline__ void run_chunk() const {
+    const int own = static_cast<int>(threadIdx.x);
     if (tokens == 0) {
-      const int own = static_cast<int>(threadIdx.x);
       if (p.daug != nullptr && own < key_width) {
         p.daug[(place * p.heads + head) * key_width + own] = 0;
       }
@@ -932,20 +577,20 @@ struct ChunkGradient {
     fetch_rows(q(), p.q + first * p.q_stride + at, p.q_stride, chunk, tokens);
     fetch_rows(u(), p.u + first * p.u_stride + at, p.u_stride, chunk, tokens);
     metala::cuda::commit_copies();
-    for (int t = static_cast<int>(threadIdx.x); t < chunk && p.dscore != nullptr; t += threads) {
-      dscore()[t] = t < tokens ? p.dscore[(first + t) * p.heads + head] : 0.0f;
+    fetch_slice(0);
+    for (int t = own; t < chunk; t += threads) {
+      dscore()[t] = p.dscore != nullptr && t < tokens ? p.dscore[(first + t) * p.heads + head] : 0;
     }
-    metala::cuda::wait_for_copies<0>();
+    metala::cuda::wait_for_copies<1>();
     __syncthreads();
     prepare();
-    find_scores();
+    Columns c = {};
+    take_slices(c);
+    store_dscores(c);
     __syncthreads();
-    Columns sums = {};
-    take_slices(sums);
-    store_dscores(sums);
-    set_aside(sums);
+    gather(c);
     __syncthreads();
-    go_back(sums.meeting);
+    finish();
   }
 };
 

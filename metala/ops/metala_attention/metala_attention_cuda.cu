@@ -190,7 +190,7 @@ __global__ void __launch_bounds__(32 * warps)
   float score = 0;
 #pragma unroll
   for (int i = 0; i < key_share; ++i) {
-    score += q.at[i] * fast_gate(u.at[i], p.inverse_temperature).lose * p.aug[key + i];
+    score += q.at[i] * bit_gate(u.at[i], p.inverse_temperature).lose * p.aug[key + i];
   }
   score = warp_sum(score);
   Floats<value_share> c;

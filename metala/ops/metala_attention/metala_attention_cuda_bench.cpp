@@ -61,6 +61,27 @@ void forward_on_gpu(benchmark::State& state) {
   });
 }
 
+// The recurrence alone, there and back: q, u, v and the gradient of its outputs in, their gradients
+// out.
+void both_on_gpu(benchmark::State& state) {
+  harness::on_gpu(state, [&](Device gpu) {
+    const Case c(state, gpu);
+    const Problem& p = c.problem;
+    const auto like = [&](const Tensor& t) { return Tensor::zeros(t.shape(), t.dtype(), gpu); };
+    const Tensor o = like(c.in.v);
+    const Tensor after = Tensor::zeros(p.state(), DType::f32, gpu);
+    Gradients to = {like(c.in.q), like(c.in.u), {}, like(c.in.v), {}, {}, {}, {}};
+    to.tokens = Write::overwrite;
+    const auto elements = static_cast<double>(6 * p.key_width + 5 * p.value_width);
+    harness::time_on_gpu(state, gpu, c.token_heads() * elements * 2, [&] {
+      if constexpr (cuda_built) {
+        cuda::forward_in_chunks(p.options(), c.in, c.mirrored(), o, after);
+        cuda::backward_in_chunks(p.options(), c.in, c.mirrored(), {}, c.in.z, {}, to);
+      }
+    });
+  });
+}
+
 // The whole op's gradient.
 void backward_on_gpu(benchmark::State& state) {
   harness::on_gpu(state, [&](Device gpu) {
@@ -69,10 +90,10 @@ void backward_on_gpu(benchmark::State& state) {
     const auto like = [&](const Tensor& t) { return Tensor::zeros(t.shape(), t.dtype(), gpu); };
     const Tensor mixed = c.in.v.copy();
     const Tensor dout = c.in.z.copy();
-    const Gradients to = {like(c.in.q), like(c.in.u),   {}, like(c.in.v),
-                          like(c.in.z), like(c.in.aug), {}, {}};
-    // q, u, v, z, mixed, do in; the gradients of q, u, v, z in and out.
-    const auto elements = static_cast<double>(6 * p.key_width + 8 * p.value_width);
+    const Gradients to = {like(c.in.q),   like(c.in.u), {}, like(c.in.v),    like(c.in.z),
+                          like(c.in.aug), {},           {}, Write::overwrite};
+    // q, u, v, z, mixed, do in; the gradients of q, u, v, z out.
+    const auto elements = static_cast<double>(4 * p.key_width + 6 * p.value_width);
     harness::time_on_gpu(state, gpu, c.token_heads() * elements * 2,
                          [&] { backward(p.options(), c.in, c.mirrored(), mixed, dout, {}, to); });
   });
@@ -86,6 +107,17 @@ BENCHMARK(forward_on_gpu)
     ->Args({1, 65536, 64, 128, 0})
     ->Args({8, 2048, 128, 256, 0})
     ->Args({8, 2048, 64, 128, 1})
+    ->UseManualTime()
+    ->Unit(benchmark::kMillisecond)
+    ->MinTime(0.05);
+
+BENCHMARK(both_on_gpu)
+    ->Name("metala_attention/gpu/forward+backward")
+    ->ArgNames({"B", "T", "K", "D"})
+    ->Args({8, 2048, 64, 128})
+    ->Args({32, 2048, 64, 128})
+    ->Args({1, 65536, 64, 128})
+    ->Args({8, 2048, 128, 256})
     ->UseManualTime()
     ->Unit(benchmark::kMillisecond)
     ->MinTime(0.05);

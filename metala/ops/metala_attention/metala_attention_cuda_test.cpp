@@ -145,7 +145,8 @@ TEST_F(MetalaAttentionOnGpu, Bf16AgreesWithTheReferenceForEveryGate) {
 
 TEST_F(MetalaAttentionOnGpu, Bf16AgreesWithTheReferenceForEveryTemperature) {
   for (const double temperature : {0.01, 0.3, 1.0, 1000.0}) {
-    for (const auto gates : {GatePattern::normal, GatePattern::remembering}) {
+    for (const auto gates :
+         {GatePattern::normal, GatePattern::remembering, GatePattern::forgetting}) {
       expect_agreement({.lengths = {150},
                         .key_width = 64,
                         .value_width = 128,
@@ -235,6 +236,27 @@ TEST_F(MetalaAttentionOnGpu, TheSameInputsGiveTheSameGradients) {
     if (!first[i].second.defined()) continue;
     EXPECT_TRUE(harness::same_bits(first[i].second.to({}), second[i].second.to({})))
         << first[i].first;
+  }
+}
+
+// In shares and row by row, in the memory of its gradient.
+TEST_F(MetalaAttentionOnGpu, TheOutputIsFoundAgain) {
+  for (const auto& [type, bound] : {std::pair{DType::f32, 1e-5}, {DType::bf16, 2e-2}}) {
+    for (const bool gated : {true, false}) {
+      const Problem p = {.lengths = {30, 70}, .key_width = 64, .value_width = 128, .gated = gated};
+      SCOPED_TRACE(p.text());
+      const Inputs in = inputs_of(p);
+      const Result forth = run(p, in, type);
+      const Tensor dout = there(cotangents_of(p, DType::f32).o, type);
+      Gradients to = gradients_like(p, in, 0);
+      for (Tensor* t : {&to.q, &to.u, &to.k, &to.v, &to.z}) *t = there(*t, type);
+      for (Tensor* t : {&to.aug, &to.fixed_decay, &to.before}) *t = there(*t);
+      to.o = dout;
+      const auto offsets = p.offsets();
+      backward(p.options(), moved(in, type), mirrored(offsets), there(forth.mixed), dout,
+               there(cotangents_of(p, DType::f32).after), to);
+      EXPECT_TRUE(close(to.o.to({}), forth.o.cast(DType::f64), bound));
+    }
   }
 }
 

@@ -36,17 +36,26 @@ __device__ __forceinline__ float log2f_fast(float x) {
   return y;
 }
 
-// The same to a relative 2e-5 each, for bf16. For every finite u: e and its logarithm may be
-// infinite, and the decay is then 0.
-__device__ __forceinline__ Gate fast_gate(float u, float inverse_temperature) {
-  const float e = exp2f_fast(-1.44269504f * u);
+// For bf16, a decay as the bits it costs, -log2 of it, at most 13: what is forgotten to less than
+// 2^-13 lies below the rounding of what is kept beside it, and sums of bits over a chunk stay exact
+// enough to be subtracted. lose does not know the limit. Both to a relative 2e-5.
+struct BitGate {
+  float bits, lose;
+};
+constexpr float most_bits = 13;
+constexpr float open_gate = 1e30f;  // a logit that costs no bits
+
+__device__ __forceinline__ BitGate bit_gate(float u, float inverse_temperature) {
+  constexpr float log2_e = 1.44269504f;
+  constexpr float ln_2 = 0.693147181f;
+  const float e = exp2f_fast(-log2_e * fabsf(u));
   const float logarithm =  // of 1 + e; by its series where the sum would round e away
-      e < 1.0f / 64 ? e * (1 - e * (0.5f - e * (1.0f / 3))) : 0.693147181f * log2f_fast(1 + e);
-  const float x = logarithm * inverse_temperature;
-  const float keep = exp2f_fast(-1.44269504f * x);
+      e < 1.0f / 128 ? e * fmaf(-0.5f * log2_e, e, log2_e) : log2f_fast(1 + e);
+  const float bits = fmaf(log2_e, fmaxf(-u, 0.0f), logarithm) * inverse_temperature;
   // Where gates remember, 1 - keep would cancel.
-  const float lose = x < 1.0f / 16 ? x * (1 - x * (0.5f - x * (1.0f / 6))) : 1 - keep;
-  return {keep, lose};
+  const float lose =
+      bits < 1.0f / 96 ? bits * fmaf(-0.5f * ln_2 * ln_2, bits, ln_2) : 1 - exp2f_fast(-bits);
+  return {fminf(bits, most_bits), lose};
 }
 
 __device__ __forceinline__ float fast_sigmoid(float x) {

@@ -24,7 +24,8 @@ struct Local {
   T* dmixed;
   float* dscore;
   Rows<T> dv, dz;
-  bool add;  // to them
+  bool add;   // to them
+  Rows<T> o;  // may be dout's memory
 };
 
 template <class T>
@@ -73,14 +74,17 @@ __global__ void __launch_bounds__(32 * warps)
     e[i] = 0;
     if (at >= p.value_width) continue;
     e[i] = to_float(dout[at]);
+    float out = y[i];
     if (p.z.data != nullptr) {
       const float z = to_float(p.z.row(t)[first + at]);
       const float gate = sigmoid(z);
+      out *= z * gate;
       if (b.dz.data != nullptr) {
         add_to(b.dz.row(t)[first + at], e[i] * y[i] * gate * (1 + z * sigmoid(-z)));
       }
       e[i] *= z * gate;
     }
+    if (b.o.data != nullptr) b.o.row(t)[first + at] = from_float<T>(out);
     sum_e += e[i];
     along += e[i] * y[i];
   }
@@ -151,22 +155,25 @@ __global__ void __launch_bounds__(32 * warps)
   const float r = rsqrtf(warp_sum(squares) * share + norm_epsilon);
   float sum_e = 0;
   float along = 0;
+  Floats<value_share> out;
 #pragma unroll
   for (int i = 0; i < value_share; ++i) {
     y.at[i] *= r;
     const float gate = fast_sigmoid(z.at[i]);
+    out.at[i] = y.at[i] * z.at[i] * gate;
     dz.at[i] += e.at[i] * y.at[i] * gate * (1 + z.at[i] * (1 - gate));
     e.at[i] *= z.at[i] * gate;
     sum_e += e.at[i];
     along += e.at[i] * y.at[i];
   }
+  if (b.o.data != nullptr) store(out, b.o.row(t) + value);
   store(dz, b.dz.row(t) + value);
   const float mean_e = warp_sum(sum_e) * share;
   const float mean_along = warp_sum(along) * share;
   float score = 0;
 #pragma unroll
   for (int i = 0; i < key_share; ++i) {
-    score += q.at[i] * fast_gate(u.at[i], p.inverse_temperature).lose * p.aug[key + i];
+    score += q.at[i] * bit_gate(u.at[i], p.inverse_temperature).lose * p.aug[key + i];
   }
   score = warp_sum(score);
   float dscore = 0;
@@ -191,6 +198,7 @@ bool launch_in_shares(const Arguments<T>& p, const Local<T>& b, unsigned blocks,
   if constexpr (std::is_same_v<T, Bf16>) {
     if (!released_form(p) || b.dv.data == nullptr || b.dz.data == nullptr) return false;
     if (!in_shares(p.value_width, b.mixed, b.dout, b.dv, b.dz)) return false;
+    if (b.o.data != nullptr && !in_shares(p.value_width, b.o)) return false;
     return with_shares(p, [&]<int key_share, int value_share>() {
       local_backward_in_shares<key_share, value_share>
           <<<blocks, 32 * warps, 0, stream>>>(p, b, token_heads);
@@ -204,14 +212,15 @@ bool launch_in_shares(const Arguments<T>& p, const Local<T>& b, unsigned blocks,
 void backward_local(const Options& options, const Inputs& in, Offsets offsets, const Tensor& mixed,
                     const Tensor& do_, void* dmixed, float* dscore, const Gradients& to) {
   const auto stream = metala::cuda::enter(
-      "metala_attention", {&in.q, &in.u, &in.k, &in.v, &in.z, &in.aug, &mixed, &do_, &to.v, &to.z});
+      "metala_attention",
+      {&in.q, &in.u, &in.k, &in.v, &in.z, &in.aug, &mixed, &do_, &to.v, &to.z, &to.o});
   const std::int64_t token_heads = in.q.size(0) * options.heads;
   if (token_heads == 0) return;
   metala::cuda::with_type(in.q.dtype(), [&]<class T>(T) {
     const Arguments<T> p = arguments<T>(options, in, offsets);
     const Local<T> b = {
-        rows<const T>(mixed), rows<const T>(do_), static_cast<T*>(dmixed),       dscore,
-        rows<T>(to.v),        rows<T>(to.z),      to.tokens == Write::accumulate};
+        rows<const T>(mixed), rows<const T>(do_), static_cast<T*>(dmixed),        dscore,
+        rows<T>(to.v),        rows<T>(to.z),      to.tokens == Write::accumulate, rows<T>(to.o)};
     const auto blocks = static_cast<unsigned>((token_heads + warps - 1) / warps);
     if (launch_in_shares(p, b, blocks, token_heads, stream)) return;
     prepare(to.v, to.tokens);

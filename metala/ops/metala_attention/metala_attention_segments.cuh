@@ -1,5 +1,5 @@
 // How the chunk forms take sequences: which sizes they are compiled for, how sequences are cut into
-// segments that blocks walk side by side, and how the segments' states are joined.
+// segments that blocks walk side by side.
 #pragma once
 
 #include "metala/device/cuda/pieces.h"
@@ -34,17 +34,20 @@ bool with_size(Size size, F&& f) {
 // Inputs and options; not what comes out, nor the segments.
 Problem problem(const Options& options, const Inputs& in, Offsets offsets);
 
-// Cuts sequences into segments of at least four chunks, as many as make the walks end soonest on a
-// GPU where `at_once` blocks run side by side; a segment has `walks` of them.
-void cut(Problem& p, Size size, Offsets offsets, std::int64_t at_once, std::int64_t walks);
+// A pass over segments: blocks that share a multiprocessor at most, and the time of one that has it
+// to itself, relative to the other passes.
+struct PassCost {
+  std::int64_t blocks_at_once;
+  double time;
+};
 
-// Memory for the segments' states and decays.
+// Cuts sequences into segments of at least four chunks, as many as make the walks end soonest: one
+// over the pieces of all segments but one, to join them, and one over all. A segment has `walks` of
+// both.
+void cut(Problem& p, Size size, Offsets offsets, std::int64_t multiprocessors, std::int64_t walks,
+         PassCost joining, PassCost whole);
+
+// Memory for the pieces' states and decays.
 void take_segments(Problem& p, Size size, metala::cuda::Pieces& pieces);
-
-// From what each segment adds to the state before each segment, in place; backwards from what each
-// adds to the gradient to that after each segment. The last segment in the order of the walk is not
-// read.
-template <bool backwards>
-void join_segments(const Problem& p, int key_width, int value_width, cudaStream_t stream);
 
 }  // namespace metala::metala_attention::cuda

@@ -6,25 +6,6 @@
 namespace metala::metala_attention::cuda {
 namespace {
 
-template <bool backwards>
-__global__ void __launch_bounds__(256) join(const Problem p, int key_width, int value_width) {
-  const std::int64_t size = static_cast<std::int64_t>(key_width) * value_width;
-  const std::int64_t heads = static_cast<std::int64_t>(p.batch) * p.heads;
-  const std::int64_t at = static_cast<std::int64_t>(blockIdx.y) * blockDim.x + threadIdx.x;
-  if (at >= size) return;
-  const std::int64_t row = at / value_width;
-  const std::int64_t head = blockIdx.x;
-  float s = p.before != nullptr ? p.before[head * size + at] : 0.0f;
-  for (int i = 0; i < p.segments; ++i) {
-    const int segment = backwards ? p.segments - 1 - i : i;
-    const std::int64_t place = segment * heads + head;
-    float& there = p.segment_states[place * size + at];
-    const float before = s;
-    if (i + 1 < p.segments) s = fmaf(p.segment_decays[place * key_width + row], s, there);
-    there = before;
-  }
-}
-
 bool aligned(const Tensor& t) {
   return !t.defined() ||
          (reinterpret_cast<std::uintptr_t>(t.raw()) % 16 == 0 && t.stride(0) % 8 == 0);
@@ -63,7 +44,8 @@ Problem problem(const Options& options, const Inputs& in, Offsets offsets) {
   return p;
 }
 
-void cut(Problem& p, Size size, Offsets offsets, std::int64_t at_once, std::int64_t walks) {
+void cut(Problem& p, Size size, Offsets offsets, std::int64_t multiprocessors, std::int64_t walks,
+         PassCost joining, PassCost whole) {
   std::int64_t longest = 1;
   for (std::size_t b = 1; b < offsets.size(); ++b) {
     longest = std::max(longest, offsets[b] - offsets[b - 1]);
@@ -71,35 +53,46 @@ void cut(Problem& p, Size size, Offsets offsets, std::int64_t at_once, std::int6
   const std::int64_t slices = size.value_width > 128 ? 2 : 1;
   const std::int64_t blocks = std::max<std::int64_t>(p.batch * p.heads * slices * walks, 1);
   const std::int64_t most = std::min((longest + 4 * chunk - 1) / (4 * chunk),
-                                     std::max<std::int64_t>(4 * at_once / blocks, 1));
-  // In walks of a whole sequence: waves of blocks, each a segment long, after a first pass over all
-  // segments but one that takes a fifth of the time.
-  const auto time = [&](std::int64_t segments) {
-    const auto waves = [&](std::int64_t count) { return (blocks * count + at_once - 1) / at_once; };
-    return (static_cast<double>(waves(segments)) + 0.2 * static_cast<double>(waves(segments - 1))) /
-           static_cast<double>(segments);
+                                     std::max<std::int64_t>(8 * multiprocessors / blocks, 1));
+  // Of a pass over so many segments, in walks of a segment on a multiprocessor of its own: blocks
+  // that share one hide half of each other's waiting.
+  const auto time = [&](const PassCost& pass, std::int64_t count) {
+    const std::int64_t deep = (blocks * count + multiprocessors - 1) / multiprocessors;
+    const auto shared = [](std::int64_t n) {
+      return n == 0 ? 0 : 0.5 + 0.5 * static_cast<double>(n);
+    };
+    const std::int64_t full = deep / pass.blocks_at_once;
+    return pass.time * (static_cast<double>(full) * shared(pass.blocks_at_once) +
+                        shared(deep % pass.blocks_at_once));
+  };
+  // A block's start takes as long as a chunk or two, and a little more for each piece before it.
+  const auto walk = [&](double pieces) {
+    return static_cast<double>(longest) / chunk / pieces + 1.5 + 0.05 * pieces;
+  };
+  const auto total = [&](std::int64_t count, std::int64_t pieces) {
+    const auto all = static_cast<double>(count * pieces);
+    return time(joining, (count - 1) * pieces) * walk(all) +
+           time(whole, count) * walk(static_cast<double>(count));
   };
   std::int64_t segments = 1;
+  std::int64_t pieces = 1;
   for (std::int64_t s = 2; s <= most; ++s) {
-    if (time(s) < time(segments)) segments = s;
+    for (const std::int64_t each : {1, 2}) {
+      if (total(s, each) >= total(segments, pieces)) continue;
+      segments = s;
+      pieces = each;
+    }
   }
-  p.segment_tokens = ((longest + segments - 1) / segments + chunk - 1) / chunk * chunk;
+  const std::int64_t unit = chunk * pieces;
+  p.segment_tokens = ((longest + segments - 1) / segments + unit - 1) / unit * unit;
   p.segments = static_cast<int>((longest + p.segment_tokens - 1) / p.segment_tokens);
+  p.pieces = static_cast<int>(pieces);
 }
 
 void take_segments(Problem& p, Size size, metala::cuda::Pieces& pieces) {
-  const std::int64_t states = static_cast<std::int64_t>(p.segments) * p.batch * p.heads;
+  const std::int64_t states = static_cast<std::int64_t>(p.segments) * p.pieces * p.batch * p.heads;
   p.segment_states = pieces.take<float>(states * size.key_width * size.value_width);
   p.segment_decays = pieces.take<float>(states * size.key_width);
 }
-
-template <bool backwards>
-void join_segments(const Problem& p, int key_width, int value_width, cudaStream_t stream) {
-  const dim3 grid(static_cast<unsigned>(p.batch * p.heads),
-                  static_cast<unsigned>((key_width * value_width + 255) / 256));
-  join<backwards><<<grid, 256, 0, stream>>>(p, key_width, value_width);
-}
-template void join_segments<false>(const Problem&, int, int, cudaStream_t);
-template void join_segments<true>(const Problem&, int, int, cudaStream_t);
 
 }  // namespace metala::metala_attention::cuda

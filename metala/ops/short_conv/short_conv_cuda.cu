@@ -1,10 +1,12 @@
-// Each thread walks a run of tokens down one channel, or a few neighbours, and keeps the last W
-// inputs in registers, so x is read once (and W-1 tokens more at the start of a run). Tokens are
-// loaded in groups, so that many loads are on their way at once.
+// Each thread walks a run of tokens down one channel, or a few neighbours (with few taps as many as
+// 16 bytes hold), and keeps the last W inputs in registers, so x is read once (and W-1 tokens more
+// at the start of a run). Tokens are loaded in groups, so that many loads are on their way at once.
 //
 // Backwards a thread walks its run forwards too, with the pre-activations computed again: token t
 // is the last to add to the gradient of input t-W+1, so W unfinished gradients wait in registers
 // and a run reads W-1 tokens beyond its end.
+#include <algorithm>
+
 #include "metala/device/cuda/column_sums.h"
 #include "metala/device/cuda/cuda_device.h"
 #include "metala/device/cuda/cuda_error.h"
@@ -14,6 +16,7 @@
 namespace metala::short_conv::cuda {
 namespace {
 
+using metala::cuda::Few;
 using metala::cuda::Floats;
 using metala::cuda::from_float;
 using metala::cuda::load;
@@ -69,10 +72,25 @@ __device__ float input(const Problem<T>& p, std::int64_t sequence, std::int64_t 
 
 template <int W, int n, class T>
 __device__ __forceinline__ void load_taps(const Problem<T>& p, int channel, Window<W, n>& taps) {
+  const float* const from = p.weight + channel * W;
+  constexpr int pack = n * W % 4 == 0 ? 4 : 1;
 #pragma unroll
-  for (int c = 0; c < n; ++c) {
+  for (int i = 0; i < n * W; i += pack) {
+    const Floats<pack> part = load<pack>(from + i);
 #pragma unroll
-    for (int j = 0; j < W; ++j) taps[j][c] = p.weight[(channel + c) * W + j];
+    for (int k = 0; k < pack; ++k) taps[(i + k) % W][(i + k) / W] = part.at[k];
+  }
+}
+
+template <int W, int n>
+__device__ __forceinline__ void store_taps(const Window<W, n>& taps, float* to) {
+  constexpr int pack = n * W % 4 == 0 ? 4 : 1;
+#pragma unroll
+  for (int i = 0; i < n * W; i += pack) {
+    Floats<pack> part;
+#pragma unroll
+    for (int k = 0; k < pack; ++k) part.at[k] = taps[(i + k) % W][(i + k) / W];
+    store(part, to + i);
   }
 }
 
@@ -83,10 +101,17 @@ __device__ __forceinline__ void load_window(const Problem<T>& p, std::int64_t se
                                             Window<W, n>& window) {
 #pragma unroll
   for (int j = 0; j < W; ++j) {
+    Floats<n> row;
+    if (t - W + j >= start) {
+      row = load<n>(p.x + (t - W + j) * p.x_stride + channel);
+    } else {
 #pragma unroll
-    for (int c = 0; c < n; ++c) {
-      window[j][c] = input<W>(p, sequence, start, t - W + j, channel + c);
+      for (int c = 0; c < n; ++c) {
+        row.at[c] = input<W>(p, sequence, start, t - W + j, channel + c);
+      }
     }
+#pragma unroll
+    for (int c = 0; c < n; ++c) window[j][c] = row.at[c];
   }
 }
 
@@ -110,23 +135,61 @@ __device__ __forceinline__ float dot(const Window<W, n>& taps, const Window<W, n
   return sum;
 }
 
-// Rows first .. first + group - 1 of those in [begin, end); the others are zero.
-template <int n, class T>
+// Rows first .. first + group - 1 of those in [begin, end), as they lie in memory; the others are
+// zero. All are there, if `whole`.
+template <bool whole, int n, class T>
 __device__ __forceinline__ void load_group(const T* from, std::int64_t stride, int first, int begin,
-                                           int end, Floats<n> (&rows)[group]) {
+                                           int end, Few<T, n> (&rows)[group]) {
 #pragma unroll
   for (int i = 0; i < group; ++i) {
-    rows[i] = {};
-    if (first + i >= begin && first + i < end) rows[i] = load<n>(from + (first + i) * stride);
+    if constexpr (!whole) rows[i] = {};
+    if (whole || (first + i >= begin && first + i < end)) {
+      rows[i] = *reinterpret_cast<const Few<T, n>*>(from + (first + i) * stride);
+    }
   }
 }
 
-__device__ __forceinline__ float fast_sigmoid(float x) {
-  return __fdividef(1.0f, 1.0f + __expf(-x));  // 0 from x = -88 on
+template <int n, class T>
+__device__ __forceinline__ Floats<n> floats(const Few<T, n>& few) {
+  Floats<n> all;
+#pragma unroll
+  for (int c = 0; c < n; ++c) all.at[c] = to_float(few.at[c]);
+  return all;
+}
+
+// e^-x; 0 where it would be no normal number.
+__device__ __forceinline__ float exp_of_minus(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(-1.44269504f * x));
+  return y;
+}
+
+// x sigmoid(x); a quotient by 2^126 or more is 0.
+__device__ __forceinline__ float silu(float x) {
+  return __fdividef(x, 1.0f + exp_of_minus(x));
+}
+
+// The silu of a thread's next `group` tokens from row `first` of a piece of `count`; all of them,
+// if `whole`.
+template <bool whole, int W, int n, class T>
+__device__ __forceinline__ void forward_group(const Problem<T>& p, const T* x_rows, T* y_rows,
+                                              int first, int count, const Window<W, n>& taps,
+                                              Window<W, n>& window) {
+  Few<T, n> x[group];
+  load_group<whole>(x_rows, p.x_stride, first, 0, count, x);
+#pragma unroll
+  for (int i = 0; i < group; ++i) {
+    if (!whole && first + i >= count) return;
+    shift<W, n>(window, floats(x[i]));
+    Floats<n> y;
+#pragma unroll
+    for (int c = 0; c < n; ++c) y.at[c] = silu(dot<W, n>(taps, window, c));
+    store(y, y_rows + (first + i) * p.y_stride);
+  }
 }
 
 template <int W, int n, class T>
-__global__ void __launch_bounds__(threads) forward_runs(Problem<T> p, std::int64_t tokens) {
+__global__ void __launch_bounds__(threads, 4) forward_runs(Problem<T> p, std::int64_t tokens) {
   const int channel = static_cast<int>(blockIdx.y * threads + threadIdx.x) * n;
   if (channel >= p.width) return;
   std::int64_t t = static_cast<std::int64_t>(blockIdx.x) * run;
@@ -143,22 +206,11 @@ __global__ void __launch_bounds__(threads) forward_runs(Problem<T> p, std::int64
     const T* const x_rows = p.x + t * p.x_stride + channel;
     T* const y_rows = p.y + t * p.y_stride + channel;
     const int count = static_cast<int>(stop - t);
-    for (int first = 0; first < count; first += group) {
-      Floats<n> x[group];
-      load_group(x_rows, p.x_stride, first, 0, count, x);
-#pragma unroll
-      for (int i = 0; i < group; ++i) {
-        if (first + i >= count) continue;
-        shift<W, n>(window, x[i]);
-        Floats<n> y;
-#pragma unroll
-        for (int c = 0; c < n; ++c) {
-          const float sum = dot<W, n>(taps, window, c);
-          y.at[c] = sum * fast_sigmoid(sum);
-        }
-        store(y, y_rows + (first + i) * p.y_stride);
-      }
+    int first = 0;
+    for (; first + group <= count; first += group) {
+      forward_group<true, W, n>(p, x_rows, y_rows, first, count, taps, window);
     }
+    if (first < count) forward_group<false, W, n>(p, x_rows, y_rows, first, count, taps, window);
     t = stop;
   }
 }
@@ -193,8 +245,8 @@ struct Gradients {
 
 // Of silu.
 __device__ __forceinline__ float slope(float sum) {
-  const float s = fast_sigmoid(sum);
-  return s * (1 + sum * (1 - s));
+  const float s = __fdividef(1.0f, 1.0f + exp_of_minus(sum));
+  return s * fmaf(sum, 1 - s, 1.0f);
 }
 
 template <class T>
@@ -204,16 +256,58 @@ __device__ __forceinline__ void add_to(T& at, float value) {
 
 constexpr int backward_run = 64;
 
+// What a thread's walk back holds: the last inputs, and the unfinished gradients of inputs, of
+// which waiting[j] is of token t-W+1+j; sums for the taps.
+template <int W, int n>
+struct Walk {
+  Window<W, n> taps, dtaps, window, waiting;
+};
+
+// Tokens `first` .. of a piece: `count` are its own, the rest of the `known` ones only finish
+// gradients. All are its own and all finish one, if `whole`.
+template <bool whole, int W, int n, class T>
+__device__ __forceinline__ void backward_group(const Problem<T>& p, const Gradients<T>& g,
+                                               const T* x_rows, const T* dy_rows, T* dx_rows,
+                                               int first, int count, int known, Walk<W, n>& walk) {
+  Few<T, n> x[group], dy[group], dx[group];
+  load_group<whole>(x_rows, p.x_stride, first, 0, known, x);
+  load_group<whole>(dy_rows, g.dy_stride, first, 0, known, dy);
+  if (g.add) load_group<whole>(dx_rows, g.dx_stride, first - W + 1, 0, count, dx);
+#pragma unroll
+  for (int i = 0; i < group; ++i) {
+    // Beyond what is known dy is zero, and with it all that is added.
+    shift<W, n>(walk.window, floats(x[i]));
+    shift<W, n>(walk.waiting, Floats<n>());
+    const Floats<n> gradient = floats(dy[i]);
+#pragma unroll
+    for (int c = 0; c < n; ++c) {
+      const float dsum = gradient.at[c] * slope(dot<W, n>(walk.taps, walk.window, c));
+      const float counted = whole || first + i < count ? dsum : 0.0f;
+#pragma unroll
+      for (int j = 0; j < W; ++j) {
+        walk.waiting[j][c] += dsum * walk.taps[j][c];
+        walk.dtaps[j][c] += counted * walk.window[j][c];
+      }
+    }
+    const int done = first + i - W + 1;
+    if (!whole && (done < 0 || done >= count)) continue;
+    Floats<n> sum = {};
+    if (g.add) sum = floats(dx[i]);
+#pragma unroll
+    for (int c = 0; c < n; ++c) sum.at[c] += walk.waiting[0][c];
+    store(sum, dx_rows + done * g.dx_stride);
+  }
+}
+
 template <int W, int n, class T>
-__global__ void __launch_bounds__(threads)
+__global__ void __launch_bounds__(threads, 3)
     backward_runs(Problem<T> p, Gradients<T> g, std::int64_t tokens) {
   const int channel = static_cast<int>(blockIdx.y * threads + threadIdx.x) * n;
   if (channel >= p.width) return;
   std::int64_t t = static_cast<std::int64_t>(blockIdx.x) * backward_run;
   const std::int64_t end = t + backward_run < tokens ? t + backward_run : tokens;
-  Window<W, n> taps;
-  load_taps<W, n>(p, channel, taps);
-  Window<W, n> dtaps = {};
+  Walk<W, n> walk = {};
+  load_taps<W, n>(p, channel, walk.taps);
   std::int64_t sequence = sequence_of(p.offsets, p.batch, t);
   while (t < end) {
     while (p.offsets[sequence + 1] <= t) ++sequence;
@@ -221,9 +315,12 @@ __global__ void __launch_bounds__(threads)
     const std::int64_t sequence_end = p.offsets[sequence + 1];
     const std::int64_t stop = sequence_end < end ? sequence_end : end;
     const std::int64_t reach = stop + W - 1 < sequence_end ? stop + W - 1 : sequence_end;
-    Window<W, n> window;
-    Window<W, n> waiting = {};  // waiting[j] of input t-W+1+j
-    load_window<W, n>(p, sequence, start, t, channel, window);
+    load_window<W, n>(p, sequence, start, t, channel, walk.window);
+#pragma unroll
+    for (auto& row : walk.waiting) {
+#pragma unroll
+      for (float& gradient : row) gradient = 0;
+    }
     // Tokens of the piece, from its first.
     const T* const x_rows = p.x + t * p.x_stride + channel;
     const T* const dy_rows = g.dy + t * g.dy_stride + channel;
@@ -231,40 +328,16 @@ __global__ void __launch_bounds__(threads)
     const int count = static_cast<int>(stop - t);
     const int known = static_cast<int>(reach - t);
     for (int first = 0; first < known + W - 1; first += group) {
-      Floats<n> x[group], dy[group], dx[group] = {};
-      load_group(x_rows, p.x_stride, first, 0, known, x);
-      load_group(dy_rows, g.dy_stride, first, 0, known, dy);
-      if (g.add) load_group(dx_rows, g.dx_stride, first - W + 1, 0, count, dx);
-#pragma unroll
-      for (int i = 0; i < group; ++i) {
-        // Beyond what is known dy is zero, and with it all that is added.
-        shift<W, n>(window, x[i]);
-        shift<W, n>(waiting, Floats<n>());
-#pragma unroll
-        for (int c = 0; c < n; ++c) {
-          const float dsum = dy[i].at[c] * slope(dot<W, n>(taps, window, c));
-          const float counted = first + i < count ? dsum : 0.0f;
-#pragma unroll
-          for (int j = 0; j < W; ++j) {
-            waiting[j][c] += dsum * taps[j][c];
-            dtaps[j][c] += counted * window[j][c];
-          }
-        }
-        const int done = first + i - W + 1;
-        if (done < 0 || done >= count) continue;
-#pragma unroll
-        for (int c = 0; c < n; ++c) dx[i].at[c] += waiting[0][c];
-        store(dx[i], dx_rows + done * g.dx_stride);
+      if (first >= W - 1 && first + group <= count) {
+        backward_group<true>(p, g, x_rows, dy_rows, dx_rows, first, count, known, walk);
+      } else {
+        backward_group<false>(p, g, x_rows, dy_rows, dx_rows, first, count, known, walk);
       }
     }
     t = stop;
   }
-  const std::int64_t at = (static_cast<std::int64_t>(blockIdx.x) * p.width + channel) * W;
-#pragma unroll
-  for (int c = 0; c < n; ++c) {
-#pragma unroll
-    for (int j = 0; j < W; ++j) g.dweight[at + c * W + j] = dtaps[j][c];
-  }
+  store_taps<W, n>(walk.dtaps,
+                   g.dweight + (static_cast<std::int64_t>(blockIdx.x) * p.width + channel) * W);
 }
 
 // What flows through the states of a sequence: dafter into its last inputs, the first tokens' taps
@@ -320,17 +393,17 @@ __global__ void __launch_bounds__(threads) backward_states(Problem<T> p, Gradien
   for (int j = 0; j < W; ++j) g.dbefore[state + j] += carried[j];
 }
 
-// Channels of a thread: pairs where rows allow it.
-template <class F>
-void with_pairs(std::initializer_list<const Tensor*> rows, F&& f) {
-  for (const Tensor* t : rows) {
-    const std::size_t pair = 2 * bytes_of(t->dtype(), 1);
-    if (t->size(1) % 2 != 0 || t->stride(0) % 2 != 0 ||
-        reinterpret_cast<std::uintptr_t>(t->raw()) % pair != 0) {
-      return f.template operator()<1>();
-    }
+// Channels of a thread: `most` where there are few taps and rows allow it, else one.
+template <int W, int most, class F>
+void with_channels(std::initializer_list<const Tensor*> rows, F&& f) {
+  if constexpr (W <= 4) {
+    const auto fits = [](const Tensor* t) {
+      return t->size(1) % most == 0 && t->stride(0) % most == 0 &&
+             reinterpret_cast<std::uintptr_t>(t->raw()) % (most * bytes_of(t->dtype(), 1)) == 0;
+    };
+    if (std::all_of(rows.begin(), rows.end(), fits)) return f.template operator()<most>();
   }
-  f.template operator()<2>();
+  f.template operator()<1>();
 }
 
 dim3 blocks_for(std::int64_t runs, std::int64_t width, int at_once) {
@@ -366,7 +439,7 @@ void forward(const Tensor& x, const Tensor& weight, Offsets offsets, const Tenso
     with_width<1>(weight.size(1), [&]<int W>() {
       const std::int64_t runs = (x.size(0) + run - 1) / run;
       if (runs > 0) {
-        with_pairs({&x, &y}, [&]<int n>() {
+        with_channels<W, 16 / sizeof(T)>({&x, &y}, [&]<int n>() {
           const dim3 grid = blocks_for(runs, x.size(1), n);
           forward_runs<W, n><<<grid, threads, 0, stream>>>(p, x.size(0));
         });
@@ -409,7 +482,7 @@ void backward(const Tensor& dy, const Tensor& x, const Tensor& weight, Offsets o
                             dx_write == Write::accumulate};
     with_width<1>(weight.size(1), [&]<int W>() {
       if (runs > 0) {
-        with_pairs({&dy, &x, &dx}, [&]<int n>() {
+        with_channels<W, 8 / sizeof(T)>({&dy, &x, &dx}, [&]<int n>() {
           const dim3 grid = blocks_for(runs, x.size(1), n);
           backward_runs<W, n><<<grid, threads, 0, stream>>>(p, g, x.size(0));
         });
