@@ -280,6 +280,8 @@ TEST_F(Generation, AChatFollowsTheFoldersTemplate) {
 TEST_F(Generation, AScriptedChatStopsAtItsFirstErrorInOneLine) {
   spill(*folder_ / "script", "/undo\nnever read\n");
   EXPECT_TRUE(refuses(metala("chat " + model_ + " < " + (*folder_ / "script")), 1, "undo"));
+  spill(*folder_ / "script", "/params top_k 1e300\n");
+  EXPECT_TRUE(refuses(metala("chat " + model_ + " < " + (*folder_ / "script")), 1, "top_k is 1e"));
   spill(*folder_ / "script", "/frobnicate\n");
   EXPECT_TRUE(refuses(metala("chat " + model_ + " < " + (*folder_ / "script")), 1, "/help"));
 }

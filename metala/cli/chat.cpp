@@ -4,6 +4,7 @@
 
 #include <array>
 #include <atomic>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -246,7 +247,10 @@ class Chat {
     double value = 0;
     if (words >> name) {
       require(static_cast<bool>(words >> value), "wanted /params NAME VALUE");
-      const auto whole = static_cast<std::int64_t>(value);
+      const bool counts = name == "top_k" || name == "seed" || name == "max_tokens";
+      require(!counts || (value >= 0 && value <= 2147483647 && value == std::floor(value)),
+              "{} is {}; wanted a whole number from 0 to 2147483647", name, value);
+      const auto whole = counts ? static_cast<std::int64_t>(value) : 0;
       const std::map<std::string, std::function<void()>> setters = {
           {"temperature", [&] { s.temperature = value; }},
           {"top_k", [&] { s.top_k = static_cast<std::int32_t>(whole); }},
