@@ -202,24 +202,34 @@ Variable layer_norm(Tape& tape, const Variable& x, const Variable& weight, const
   return y;
 }
 
-Variable linear(Tape& tape, const Variable& x, const Variable& weight, const Variable& bias) {
+namespace {
+
+std::vector<Variable> linear_each(Tape& tape, const Variable& x,
+                                  const std::vector<Projection>& projections) {
   const Tensor& in = x.value();
-  const Variable y = tape.intermediate({in.size(0), weight.value().size(0)}, in.dtype());
-  linear::forward(in, weight.value(), value_of(bias), y.value());
-  if (tape.recording()) tape.record([=] { pull_back_linear(y, x, weight, bias); });
-  return y;
+  std::vector<Variable> results;
+  std::vector<linear::Map> maps;
+  for (const auto& [weight, bias] : projections) {
+    const Variable y = tape.intermediate({in.size(0), weight.value().size(0)}, in.dtype());
+    results.push_back(y);
+    maps.push_back({weight.value(), value_of(bias), y.value()});
+    if (!tape.recording()) continue;
+    tape.record([y, x, weight = weight, bias = bias] { pull_back_linear(y, x, weight, bias); });
+  }
+  linear::forward(in, maps);
+  return results;
+}
+
+}  // namespace
+
+Variable linear(Tape& tape, const Variable& x, const Variable& weight, const Variable& bias) {
+  return linear_each(tape, x, {{weight, bias}}).front();
 }
 
 std::vector<Variable> linear(Tape& tape, const Variable& x,
                              const std::vector<Projection>& projections) {
   const Stack stack = stack_of(tape, projections);
-  if (!stack.value.defined()) {
-    std::vector<Variable> results;
-    for (const auto& [weight, bias] : projections) {
-      results.push_back(linear(tape, x, weight, bias));
-    }
-    return results;
-  }
+  if (!stack.value.defined()) return linear_each(tape, x, projections);
   const Tensor& in = x.value();
   const Tensor y = tape.arena().uninitialized({in.size(0), stack.value.size(0)}, in.dtype());
   linear::forward(in, stack.value, {}, y);

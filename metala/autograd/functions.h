@@ -25,7 +25,8 @@ Variable layer_norm(Tape&, const Variable& x, const Variable& weight, const Vari
 Variable linear(Tape&, const Variable& x, const Variable& weight, const Variable& bias = {});
 
 // Several linear maps of one x. Where the weights lie one after the other in memory, and their
-// gradients too, they are one product, there and back, and the results are slices of its columns.
+// gradients too, they are one product, there and back, and the results are slices of its columns;
+// elsewhere a CPU's threads share the rows of all weights as if they were one.
 struct Projection {
   Variable weight, bias;
 };

@@ -7,11 +7,6 @@
 namespace metala::linear {
 namespace {
 
-// Up to here streaming the weights beats the BLAS, which first copies them into packed panels
-// (README, "Ladder").
-constexpr std::int64_t streaming_rows = 8;
-constexpr std::int64_t streaming_rows_in_blocks = 16;
-
 bool weight_type_fits(DType x, DType weight, Device device) {
   if (device.is_cuda()) return x == weight && (x == DType::f32 || x == DType::bf16);
   if (x == DType::f64) return weight == DType::f64;
@@ -24,7 +19,8 @@ void check_matrix(const char* what, const Tensor& t) {
   check_tensor(what, t, t.shape(), t.dtype());
 }
 
-void check_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& y) {
+void check(const Tensor& x, const Map& map) {
+  const auto& [weight, bias, y] = map;
   check_matrix("linear: weight", weight);
   check_matrix("linear: x", x);
   check_tensor("linear: x", x, {x.size(0), weight.size(1)}, x.dtype());
@@ -33,38 +29,44 @@ void check_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, co
           "or q4, or on a GPU both f32 or both bf16",
           name_of(x.dtype()), name_of(weight.dtype()));
   check_optional("linear: bias", bias, {weight.size(0)}, accumulation_type(x.dtype()));
-  // On a GPU bf16 products may end in f32, for logits.
-  const DType wanted = x.device().is_cuda() ? y.dtype() : x.dtype();
-  check_tensor("linear: y", y, {x.size(0), weight.size(0)}, wanted);
+  // On a GPU y may be wider than x.
+  check_tensor("linear: y", y, {x.size(0), weight.size(0)},
+               x.device().is_cuda() ? y.dtype() : x.dtype());
 }
 
 }  // namespace
 
 void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor y, Write write) {
-  check_forward(x, weight, bias, y);
+  const Map map = {weight, bias, y};
+  forward(x, {&map, 1}, write);
+}
+
+void forward(const Tensor& x, std::span<const Map> maps, Write write) {
   const bool accumulate = write == Write::accumulate;
+  for (const Map& map : maps) check(x, map);
   if constexpr (cuda_built) {
     if (x.device().is_cuda()) {
-      return cuda::forward(x, weight, bias, y, accumulate ? y : Tensor());
+      for (const auto& [weight, bias, y] : maps) {
+        cuda::forward(x, weight, bias, y, accumulate ? y : Tensor());
+      }
+      return;
     }
   }
   if (x.dtype() == DType::f64) {
-    return reference::forward<double>(x, weight, bias, y, accumulate);
+    for (const auto& [weight, bias, y] : maps) {
+      reference::forward<double>(x, weight, bias, y, accumulate);
+    }
+    return;
   }
-  if (in_blocks(weight.dtype()) && x.size(0) <= streaming_rows_in_blocks) {
-    return cpu::forward_quantized(x, weight, bias, y, accumulate);
-  }
-  if (!in_blocks(weight.dtype()) && x.size(0) <= streaming_rows) {
-    return cpu::forward_streaming(x, weight, bias, y, accumulate);
-  }
-  return cpu::forward_blas(x, weight, bias, y, accumulate);
+  if (x.size(0) <= cpu::streaming_rows) return cpu::forward_streaming(x, maps, accumulate);
+  cpu::forward_blocked(x, maps, accumulate);
 }
 
 void forward_onto(const Tensor& addend, const Tensor& x, const Tensor& weight, const Tensor& bias,
                   Tensor y) {
   if constexpr (cuda_built) {
     if (x.device().is_cuda()) {
-      check_forward(x, weight, bias, y);
+      check(x, {weight, bias, y});
       check_tensor("linear: addend", addend, y.shape(), y.dtype());
       return cuda::forward(x, weight, bias, y, addend);
     }

@@ -8,11 +8,13 @@
 //
 // Types: all f64 (the reference), or x, b, y f32 with W f32, bf16, f16, or in blocks (q8,
 // q4; base/quantized.h), or on a GPU x and W both f32 or both bf16. Gradients with respect to W and
-// b are f32, or f64 with all f64. Outer strides of x, y,
-// dy, dx are free. f32 runs on the BLAS for many rows and on row-streaming vector kernels for few
-// (decoding), where the time is that of reading W once. Throws Error naming the argument, the shape
-// it has and the shape it needs.
+// b are f32, or f64 with all f64. Outer strides of x, y, dy, dx are free. On a CPU few rows of x
+// stream W once and more meet it in blocks (README); a row's result depends on which of the two it
+// is, not on the other rows nor on the number of threads. Throws Error naming the argument, the
+// shape it has and the shape it needs.
 #pragma once
+
+#include <span>
 
 #include "metala/base/tensor.h"
 #include "metala/base/write.h"
@@ -21,6 +23,13 @@ namespace metala::linear {
 
 void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor y,
              Write = Write::overwrite);
+
+// Several maps of one x: y_i = x W_i^T + b_i. On a CPU they are worked on as one, which matters
+// where there are few rows; elsewhere one after the other.
+struct Map {
+  Tensor weight, bias, y;
+};
+void forward(const Tensor& x, std::span<const Map>, Write = Write::overwrite);
 
 // y += b for every row, and db alone: where several maps share a product (base/joined.h).
 void add_bias(const Tensor& bias, Tensor y);

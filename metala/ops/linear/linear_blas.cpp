@@ -1,64 +1,9 @@
-// Linear maps of many rows by the BLAS, in row-major order.
-#include <algorithm>
-
+// Gradients of linear maps by the BLAS.
 #include "metala/base/threads.h"
 #include "metala/device/cpu/matrix_product.h"
 #include "metala/ops/linear/linear_cpu.h"
 
 namespace metala::linear::cpu {
-namespace {
-
-// A widened panel of narrower weights stays in the second-level cache of one core, more or less.
-constexpr std::int64_t panel_elements = 512 * 1024;
-
-void start_rows(const Tensor& bias, const Tensor& y) {
-  const float* b = bias.data<float>();
-  parallel_ranges(y.size(0), 16, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t n = begin; n < end; ++n) {
-      std::copy_n(b, y.size(1), y.data<float>() + n * y.stride(0));
-    }
-  });
-}
-
-void add_bias(const Tensor& bias, const Tensor& y) {
-  const float* b = bias.data<float>();
-  parallel_ranges(y.size(0), 16, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t n = begin; n < end; ++n) {
-      float* row = y.data<float>() + n * y.stride(0);
-      for (std::int64_t i = 0; i < y.size(1); ++i) row[i] += b[i];
-    }
-  });
-}
-
-}  // namespace
-
-void forward_blas(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor y,
-                  bool accumulate) {
-  if (bias.defined()) {
-    if (accumulate) {
-      add_bias(bias, y);
-    } else {
-      start_rows(bias, y);
-    }
-  }
-  const float beta = accumulate || bias.defined() ? 1.0f : 0.0f;
-  if (weight.dtype() == DType::f32) {
-    return matrix_product(x, Transpose::no, weight, Transpose::yes, beta, y);
-  }
-
-  const std::int64_t rows =
-      std::clamp<std::int64_t>(panel_elements / std::max<std::int64_t>(weight.size(1), 1), 1,
-                               std::max<std::int64_t>(weight.size(0), 1));
-  const Tensor panel = Tensor::uninitialized({rows, weight.size(1)});
-  for (std::int64_t at = 0; at < weight.size(0); at += rows) {
-    const std::int64_t end = std::min(at + rows, weight.size(0));
-    const Tensor part = panel.rows(0, end - at);
-    const Tensor narrow = weight.rows(at, end);
-    in_blocks(weight.dtype()) ? widen_quantized(narrow, part) : widen(narrow, part);
-    matrix_product(x, Transpose::no, part, Transpose::yes, beta, y.slice(1, at, end));
-  }
-}
-
 void backward_input_blas(const Tensor& dy, const Tensor& weight, Tensor dx) {
   matrix_product(dy, Transpose::no, weight, Transpose::no, 1.0f, dx);
 }

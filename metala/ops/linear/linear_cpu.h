@@ -1,45 +1,76 @@
 // The fast forms, picked by linear.cpp. Arguments are checked before they come here.
 #pragma once
 
+#include <span>
+#include <vector>
+
 #include "metala/base/tensor.h"
-#include "metala/base/threads.h"
+#include "metala/ops/linear/linear.h"
 
 namespace metala::linear::cpu {
 
-// Calls f(o, other, count) for all rows of W, two at a time that lie far apart: where
-// `count` is 1 there is no other row and `other` equals o. Threads take chunks as they come free:
-// enough bytes for the prefetcher to run, few enough that threads end together although one reads
-// faster than another.
-template <class F>
-void parallel_row_pairs(const Tensor& weight, F&& f) {
-  constexpr std::size_t chunk_bytes = std::size_t{512} << 10;
-  const std::size_t row = bytes_of(weight.dtype(), static_cast<std::size_t>(weight.size(1)));
-  const auto rows = static_cast<std::int64_t>(chunk_bytes / (row + 1)) + 2;
-  parallel_chunks(weight.size(0), rows, [&](std::int64_t begin, std::int64_t end) {
-    const std::int64_t half = (end - begin + 1) / 2;
-    for (std::int64_t o = begin; o < begin + half; ++o) {
-      const bool paired = o + half < end;  // the middle row of an odd chunk is not
-      f(o, paired ? o + half : o, paired ? 2 : 1);
-    }
-  });
-}
+// Up to here x meets W row by row; beyond, in blocks (README, "Ladder").
+constexpr std::int64_t streaming_rows = 4;
 
-// Few rows of x: W is streamed once, row by row, in its own type (f32, bf16, f16).
-void forward_streaming(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor y,
-                       bool accumulate);
+// f32 x; W in any type. One to `streaming_rows` rows of x: W is streamed once, row by row.
+void forward_streaming(const Tensor& x, std::span<const Map>, bool accumulate);
 
-// Many rows: the BLAS; weights narrower than f32 are widened a panel at a time.
-void forward_blas(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor y,
-                  bool accumulate);
+// Any number of rows of x: blocks of W are made wide and meet all of x.
+void forward_blocked(const Tensor& x, std::span<const Map>, bool accumulate);
+
 void backward_input_blas(const Tensor& dy, const Tensor& weight, Tensor dx);
 void backward_weight_blas(const Tensor& dy, const Tensor& x, Tensor dweight, Tensor dbias);
 
-// Few rows of x, W in blocks (q8, q4).
-void forward_quantized(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor y,
-                       bool accumulate);
+// Some consecutive rows of W.
+struct WeightRows {
+  const std::byte* first;
+  std::size_t row_bytes;
+  DType type;
+  std::size_t count, in;
+  const std::byte* row(std::size_t r) const { return first + r * row_bytes; }
+};
 
-// Rows of 16-bit numbers, or of blocks, as f32.
-void widen(const Tensor& from, Tensor to);
-void widen_quantized(const Tensor& from, Tensor to);
+// Where their products with x go.
+struct Results {
+  float* y;  // of the first of these rows
+  std::size_t stride;
+  const float* bias;  // null without
+  bool accumulate;
+  void put(std::size_t n, std::size_t o, float value) const {
+    float& to = y[n * stride + o];
+    const float sum = value + (bias == nullptr ? 0.0f : bias[o]);
+    to = accumulate ? to + sum : sum;
+  }
+};
+
+// What a thread works on at a time: rows [begin, end) of one map.
+struct Chunk {
+  const Map* map;
+  std::int64_t begin, end;
+  WeightRows weights() const;
+  Results results(bool accumulate) const;
+};
+
+// All rows of all maps, in chunks of a multiple of `multiple` rows (the last of a map may be
+// shorter). They shrink as what is left shrinks: long ones for the prefetcher, short ones last, so
+// that threads end together although one reads faster than another.
+std::vector<Chunk> shrinking_chunks(std::span<const Map>, std::int64_t multiple);
+
+// x in 16-bit integers, x[n][i] = steps[n] rows[n][i], for W in blocks: its error, 2^-16 of a row's
+// largest element, is far below that of the weights. The step of a row that holds a NaN or an
+// infinity is NaN.
+struct RoundedRows {
+  std::vector<std::int16_t> rows;
+  std::vector<float> steps;
+};
+RoundedRows rounded(const Tensor& x);
+
+bool any_in_blocks(std::span<const Map>);
+bool any_in_floats(std::span<const Map>);
+
+// The forms of forward_streaming for some rows of W, two that lie far apart at a time.
+void stream_floats(const WeightRows&, const float* x, std::size_t x_stride, std::size_t x_rows,
+                   const Results&);
+void stream_integers(const WeightRows&, const RoundedRows& x, const Results&);
 
 }  // namespace metala::linear::cpu

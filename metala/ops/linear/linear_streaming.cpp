@@ -1,8 +1,7 @@
 // Linear maps of few rows, where the time is that of reading W once.
 //
-// Each thread owns a contiguous range of rows of W and reads it in order, which is what the
-// hardware prefetchers follow best. Up to four rows of x share each load of W; more rows of x
-// come back to a row of W while it is in the first-level cache.
+// A chunk of rows of W is read in order, which is what the hardware prefetchers follow best. Four
+// rows of x share each load of W.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "metala/ops/linear/linear_streaming.cpp"
 #include <hwy/foreach_target.h>  // compiles the lines below once per instruction set
@@ -14,42 +13,11 @@
 #include <cstring>
 
 #include "metala/base/threads.h"
-#include "metala/device/cpu/vector-inl.h"
 #include "metala/ops/linear/linear_cpu.h"
+#include "metala/ops/linear/linear_weights-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace metala::linear::cpu::HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
-using vector::HWY_NAMESPACE::Float;
-using vector::HWY_NAMESPACE::Floats;
-using vector::HWY_NAMESPACE::sum_of;
-
-// A vector of weights as f32.
-HWY_INLINE Float load_wide(const float* w) {
-  return hn::LoadU(Floats(), w);
-}
-
-HWY_INLINE Float load_wide(const bf16* w) {
-  const hn::Rebind<std::uint16_t, Floats> halves;
-  const hn::RebindToUnsigned<Floats> words;
-  const auto bits = hn::LoadU(halves, reinterpret_cast<const std::uint16_t*>(w));
-  return hn::BitCast(Floats(), hn::ShiftLeft<16>(hn::PromoteTo(words, bits)));
-}
-
-HWY_INLINE Float load_wide(const f16* w) {
-  const hn::Rebind<hwy::float16_t, Floats> halves;
-  return hn::PromoteTo(Floats(), hn::LoadU(halves, reinterpret_cast<const hwy::float16_t*>(w)));
-}
-
-// The last n weights of a row, zero beyond: through a small buffer, so nothing past the row is
-// read.
-template <class W>
-HWY_INLINE Float load_tail(const W* w, std::size_t n) {
-  W buffer[HWY_MAX_BYTES / sizeof(float)] = {};
-  std::memcpy(static_cast<void*>(buffer), w, n * sizeof(W));
-  return load_wide(buffer);
-}
-
 // With several rows of x there is enough arithmetic between loads for the hardware prefetcher to
 // fall back. Rows of W follow each other in memory, so this far ahead lies what is needed soon;
 // past the end of W a prefetch does nothing.
@@ -144,28 +112,27 @@ HWY_INLINE void dots_of_rows(const W* w0, const W* w1, const float* x, std::size
   for (; r < rows; ++r) dots_of_two_rows(w0, w1, x + r * x_stride, n, dots0 + r, dots1 + r);
 }
 
-void dots(const void* w0, const void* w1, DType type, const float* x, std::size_t x_stride,
-          std::size_t rows, std::size_t n, float* dots0, float* dots1) {
-  const auto as = [&]<class W>(const W*) {
-    dots_of_rows(static_cast<const W*>(w0), static_cast<const W*>(w1), x, x_stride, rows, n, dots0,
-                 dots1);
-  };
-  if (type == DType::bf16) return as(static_cast<const bf16*>(nullptr));
-  if (type == DType::f16) return as(static_cast<const f16*>(nullptr));
-  as(static_cast<const float*>(nullptr));
-}
-
 template <class W>
-HWY_INLINE void widen_typed(const W* from, std::size_t n, float* to) {
-  const std::size_t width = hn::Lanes(Floats());
-  std::size_t at = 0;
-  for (; at + width <= n; at += width) hn::StoreU(load_wide(from + at), Floats(), to + at);
-  for (; at < n; ++at) to[at] = static_cast<float>(from[at]);
+HWY_INLINE void stream_typed(const WeightRows& w, const float* x, std::size_t x_stride,
+                             std::size_t x_rows, const Results& results) {
+  const std::size_t half = (w.count + 1) / 2;
+  const auto row = [&](std::size_t o) { return reinterpret_cast<const W*>(w.row(o)); };
+  for (std::size_t o = 0; o < half; ++o) {
+    const std::size_t other = o + half < w.count ? o + half : o;  // the middle of an odd count
+    float dots[streaming_rows], other_dots[streaming_rows];
+    dots_of_rows(row(o), row(other), x, x_stride, x_rows, w.in, dots, other_dots);
+    for (std::size_t n = 0; n < x_rows; ++n) {
+      results.put(n, o, dots[n]);
+      if (other != o) results.put(n, other, other_dots[n]);
+    }
+  }
 }
 
-void widen_row(const void* from, DType type, std::size_t n, float* to) {
-  if (type == DType::bf16) return widen_typed(static_cast<const bf16*>(from), n, to);
-  return widen_typed(static_cast<const f16*>(from), n, to);
+void stream_floats(const WeightRows& w, const float* x, std::size_t x_stride, std::size_t x_rows,
+                   const Results& results) {
+  if (w.type == DType::bf16) return stream_typed<bf16>(w, x, x_stride, x_rows, results);
+  if (w.type == DType::f16) return stream_typed<f16>(w, x, x_stride, x_rows, results);
+  stream_typed<float>(w, x, x_stride, x_rows, results);
 }
 
 }  // namespace metala::linear::cpu::HWY_NAMESPACE
@@ -173,51 +140,11 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace metala::linear::cpu {
-HWY_EXPORT(dots);
-HWY_EXPORT(widen_row);
+HWY_EXPORT(stream_floats);
 
-namespace {
-
-const std::byte* row_of(const Tensor& t, std::int64_t row) {
-  return static_cast<const std::byte*>(t.raw()) +
-         bytes_of(t.dtype(), static_cast<std::size_t>(row * t.stride(0)));
-}
-
-}  // namespace
-
-void forward_streaming(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor y,
-                       bool accumulate) {
-  constexpr std::int64_t most_rows = 64;
-  require(x.size(0) <= most_rows, "linear: {} rows for the streaming form; at most {}", x.size(0),
-          most_rows);
-  const float* b = bias.defined() ? bias.data<float>() : nullptr;
-  const float* in = x.data<float>();
-  float* out = y.data<float>();
-  const auto kernel = HWY_DYNAMIC_DISPATCH(dots);
-  parallel_row_pairs(weight, [&](std::int64_t o, std::int64_t other, int count) {
-    float dots[2][most_rows];
-    kernel(row_of(weight, o), row_of(weight, other), weight.dtype(), in,
-           static_cast<std::size_t>(x.stride(0)), static_cast<std::size_t>(x.size(0)),
-           static_cast<std::size_t>(x.size(1)), dots[0], dots[1]);
-    for (int i = 0; i < count; ++i) {
-      const std::int64_t at = i == 0 ? o : other;
-      for (std::int64_t n = 0; n < x.size(0); ++n) {
-        float& target = out[n * y.stride(0) + at];
-        const float value = dots[i][n] + (b == nullptr ? 0.0f : b[at]);
-        target = accumulate ? target + value : value;
-      }
-    }
-  });
-}
-
-void widen(const Tensor& from, Tensor to) {
-  const auto kernel = HWY_DYNAMIC_DISPATCH(widen_row);
-  parallel_ranges(from.size(0), 8, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t n = begin; n < end; ++n) {
-      kernel(row_of(from, n), from.dtype(), static_cast<std::size_t>(from.size(1)),
-             to.data<float>() + n * to.stride(0));
-    }
-  });
+void stream_floats(const WeightRows& w, const float* x, std::size_t x_stride, std::size_t x_rows,
+                   const Results& results) {
+  HWY_DYNAMIC_DISPATCH(stream_floats)(w, x, x_stride, x_rows, results);
 }
 
 }  // namespace metala::linear::cpu

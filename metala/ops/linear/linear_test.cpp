@@ -1,9 +1,12 @@
 #include "metala/ops/linear/linear.h"
 
 #include <gtest/gtest.h>
+#include <omp.h>
 
 #include <cmath>
+#include <vector>
 
+#include "metala/base/threads.h"
 #include "metala/harness/compare.h"
 #include "metala/harness/gradient_check.h"
 #include "metala/harness/random_tensor.h"
@@ -16,10 +19,11 @@ using namespace harness;
 struct Case {
   std::int64_t rows, in, out;
 };
-// One row (decoding), rows around the switch from streaming to the BLAS, sizes at vector seams.
-const Case cases[] = {{1, 1, 1},    {1, 64, 33},  {1, 1000, 70}, {2, 17, 16},
-                      {3, 63, 5},   {4, 64, 64},  {7, 65, 129},  {8, 100, 31},
-                      {9, 100, 31}, {40, 48, 50}, {0, 5, 4}};
+// One row (decoding), rows around the switch from streaming to blocks, sizes at the seams of
+// vectors and blocks.
+const Case cases[] = {{1, 1, 1},    {1, 64, 33},   {1, 1000, 70}, {2, 17, 16},  {3, 63, 5},
+                      {4, 64, 64},  {7, 65, 129},  {8, 100, 31},  {9, 100, 31}, {16, 257, 66},
+                      {40, 48, 50}, {259, 30, 65}, {0, 5, 4},     {6, 0, 3},    {6, 3, 0}};
 
 // Summing n products rounds by at most about sqrt(n) eps of the largest sum here; 3e-6 covers
 // n = 1000 with room.
@@ -58,7 +62,7 @@ TEST(Linear, FastFormsAgreeWithTheReferenceForEveryWeightType) {
 constexpr double bound_in_blocks = 6e-5;
 
 TEST(Linear, WeightsInBlocksAgreeWithTheReferenceOnWhatTheyStandFor) {
-  for (const std::int64_t rows : {1, 2, 4, 7, 16, 17, 40}) {
+  for (const std::int64_t rows : {1, 2, 4, 5, 16, 17, 40, 259}) {
     for (const std::int64_t in : {64, 192, 1024, 8256}) {
       for (const auto type : {DType::q8, DType::q4}) {
         const Tensor x = strided(random_normal({rows, in}, DType::f32, 1));
@@ -85,6 +89,30 @@ TEST(Linear, WhatIsNotFiniteInXReachesOutputsOfWeightsInBlocks) {
       EXPECT_FALSE(std::isfinite(y.data<float>()[3 + o]));
     }
   }
+}
+
+TEST(Linear, SeveralMapsOfOneInputGiveWhatEachGivesAloneOnAnyNumberOfThreads) {
+  const int threads = thread_count();
+  for (const std::int64_t rows : {1, 4, 16}) {
+    const Tensor x = strided(random_normal({rows, 128}, DType::f32, 1));
+    std::vector<linear::Map> maps;
+    std::vector<Tensor> alone;
+    for (const auto type : {DType::f32, DType::q8, DType::bf16, DType::q4}) {
+      const std::int64_t out = 70 + 300 * static_cast<std::int64_t>(maps.size());
+      const Tensor w = random_normal({out, 128}, DType::f32, 2);
+      maps.push_back({type == DType::f32 ? w : w.cast(type), random_normal({out}, DType::f32, 3),
+                      poisoned({rows, out}, DType::f32)});
+      alone.push_back(poisoned({rows, out}, DType::f32));
+      omp_set_num_threads(1);
+      linear::forward(x, maps.back().weight, maps.back().bias, alone.back());
+    }
+    for (const int team : {1, 3}) {
+      omp_set_num_threads(team);
+      linear::forward(x, maps);
+      for (std::size_t i = 0; i < maps.size(); ++i) EXPECT_TRUE(close(maps[i].y, alone[i], 0));
+    }
+  }
+  omp_set_num_threads(threads);
 }
 
 TEST(Linear, GradientsOfTheFastFormAgreeWithTheReference) {

@@ -15,6 +15,13 @@
 #include "metala/device/cpu/vector-inl.h"
 #include "metala/ops/short_conv/short_conv_cpu.h"
 
+namespace metala::short_conv::cpu {
+#ifndef METALA_SHORT_CONV_CPU_SIZES
+#define METALA_SHORT_CONV_CPU_SIZES
+constexpr std::size_t step_channels = 256;  // at a time, in 32 KiB of the stack
+#endif
+}  // namespace metala::short_conv::cpu
+
 HWY_BEFORE_NAMESPACE();
 namespace metala::short_conv::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
@@ -58,6 +65,57 @@ void backward_row(const float* dy, const float* const* inputs, float* const* din
   });
 }
 
+// [count, width] as `width` rows of `count`, and back.
+void to_rows(const float* matrix, std::size_t width, std::size_t count, float* rows) {
+  const Floats d;
+  std::size_t i = 0;
+  if (width == 4) {
+    for (; i + hn::Lanes(d) <= count; i += hn::Lanes(d)) {
+      auto a = hn::Zero(d), b = hn::Zero(d), c = hn::Zero(d), e = hn::Zero(d);
+      hn::LoadInterleaved4(d, matrix + 4 * i, a, b, c, e);
+      hn::StoreU(a, d, rows + i);
+      hn::StoreU(b, d, rows + count + i);
+      hn::StoreU(c, d, rows + 2 * count + i);
+      hn::StoreU(e, d, rows + 3 * count + i);
+    }
+  }
+  for (; i < count; ++i) {
+    for (std::size_t j = 0; j < width; ++j) rows[j * count + i] = matrix[i * width + j];
+  }
+}
+
+void from_rows(const float* const* rows, std::size_t width, std::size_t count, float* matrix) {
+  const Floats d;
+  std::size_t i = 0;
+  if (width == 4) {
+    for (; i + hn::Lanes(d) <= count; i += hn::Lanes(d)) {
+      const auto row = [&](std::size_t j) { return hn::LoadU(d, rows[j] + i); };
+      hn::StoreInterleaved4(row(0), row(1), row(2), row(3), d, matrix + 4 * i);
+    }
+  }
+  for (; i < count; ++i) {
+    for (std::size_t j = 0; j < width; ++j) matrix[i * width + j] = rows[j][i];
+  }
+}
+
+// One token of `count` channels. `before` may be null, for zeros; `after` too, and it may be
+// `before`.
+void step(const float* x, const float* weight, const float* before, std::size_t width,
+          std::size_t count, float* y, float* after) {
+  float taps[widest * step_channels], state[widest * step_channels];
+  to_rows(weight, width, count, taps);
+  if (before == nullptr) {
+    std::fill_n(state, width * count, 0.0f);
+  } else {
+    to_rows(before, width, count, state);
+  }
+  const float* inputs[widest];
+  for (std::size_t j = 0; j + 1 < width; ++j) inputs[j] = state + (j + 1) * count;
+  inputs[width - 1] = x;
+  forward_row(inputs, taps, width, count, y);
+  if (after != nullptr) from_rows(inputs, width, count, after);
+}
+
 }  // namespace metala::short_conv::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -65,6 +123,7 @@ HWY_AFTER_NAMESPACE();
 namespace metala::short_conv::cpu {
 HWY_EXPORT(forward_row);
 HWY_EXPORT(backward_row);
+HWY_EXPORT(step);
 
 namespace {
 
@@ -119,10 +178,45 @@ const float* state_of(const Tensor& state, std::size_t sequence) {
   return state.data<float>() + static_cast<std::int64_t>(sequence) * state.stride(0);
 }
 
+float* state_to(const Tensor& state, std::size_t sequence) {
+  if (!state.defined()) return nullptr;
+  return state.data<float>() + static_cast<std::int64_t>(sequence) * state.stride(0);
+}
+
+// Every sequence has one token.
+void forward_step(const Tensor& x, const Tensor& weight, const Tensor& before, const Tensor& y,
+                  const Tensor& after) {
+  constexpr auto part = static_cast<std::int64_t>(step_channels);
+  const std::int64_t channels = x.size(1);
+  const std::int64_t width = weight.size(1);
+  const std::int64_t parts = (channels + part - 1) / part;
+  const auto kernel = HWY_DYNAMIC_DISPATCH(step);
+  parallel_ranges(x.size(0) * parts, 8, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::int64_t b = i / parts;
+      const std::int64_t first = i % parts * part;
+      const auto of = [&](auto* state) { return state ? state + first * width : nullptr; };
+      const auto sequence = static_cast<std::size_t>(b);
+      kernel(x.data<float>() + b * x.stride(0) + first, weight.data<float>() + first * width,
+             of(state_of(before, sequence)), static_cast<std::size_t>(width),
+             static_cast<std::size_t>(std::min(part, channels - first)),
+             y.data<float>() + b * y.stride(0) + first, of(state_to(after, sequence)));
+    }
+  });
+}
+
+bool one_token_each(Offsets offsets) {
+  for (std::size_t b = 0; b + 1 < offsets.size(); ++b) {
+    if (offsets[b + 1] - offsets[b] != 1) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 void forward(const Tensor& x, const Tensor& weight, Offsets offsets, const Tensor& before, Tensor y,
              Tensor after) {
+  if (one_token_each(offsets)) return forward_step(x, weight, before, y, after);
   const std::int64_t channels = x.size(1);
   const std::int64_t width = weight.size(1);
   const std::vector<float> taps = as_rows(weight.data<float>(), channels, width);
@@ -133,7 +227,7 @@ void forward(const Tensor& x, const Tensor& weight, Offsets offsets, const Tenso
                        state_of(before, b));
     float* out = y.data<float>() + offsets[b] * y.stride(0);
     parallel_ranges(tokens, rows_per_task, [&](std::int64_t begin, std::int64_t end) {
-      const float* inputs[16];
+      const float* inputs[widest];
       for (std::int64_t t = begin; t < end; ++t) {
         for (std::int64_t j = 0; j < width; ++j) inputs[j] = in.row(t - (width - 1) + j);
         kernel(inputs, taps.data(), static_cast<std::size_t>(width),
@@ -141,7 +235,7 @@ void forward(const Tensor& x, const Tensor& weight, Offsets offsets, const Tenso
       }
     });
     if (!after.defined()) continue;
-    float* last = after.data<float>() + static_cast<std::int64_t>(b) * after.stride(0);
+    float* last = state_to(after, b);
     for (std::int64_t j = 0; j < width; ++j) {
       const float* row = in.row(tokens - width + j);
       for (std::int64_t i = 0; i < channels; ++i) last[i * width + j] = row[i];
@@ -174,8 +268,8 @@ void backward(const Tensor& dy, const Tensor& x, const Tensor& weight, Offsets o
       }
     }
     parallel_ranges(channels, channels_per_task, [&](std::int64_t begin, std::int64_t end) {
-      const float* inputs[16];
-      float* dinputs[16];
+      const float* inputs[widest];
+      float* dinputs[widest];
       for (std::int64_t t = 0; t < tokens; ++t) {
         for (std::int64_t j = 0; j < width; ++j) {
           inputs[j] = in.row(t - (width - 1) + j);

@@ -51,6 +51,25 @@ TEST(ShortConv, FastFormAgreesWithTheReferenceForEveryWidth) {
   }
 }
 
+TEST(ShortConv, ATokenForEachOfSeveralSequencesAgreesWithTheReference) {
+  const std::vector<std::int64_t> each = {0, 1, 2, 3};
+  for (const std::int64_t channels : {1, 70, 300, 1024}) {
+    for (const std::int64_t width : {1, 4, 16}) {
+      const Inputs in(channels, width);
+      const Tensor x = strided(in.x.rows(0, 3));
+      const Tensor state = in.before.rows(0, 3).cast(DType::f32);
+      const Tensor y = strided(poisoned({3, channels}, DType::f32));
+      const Tensor want = poisoned({3, channels}, DType::f64);
+      const Tensor want_state = in.before.rows(0, 3).cast(DType::f64);
+      short_conv::forward(x, in.weight, each, state, y, state);
+      short_conv::forward(x.cast(DType::f64), in.weight.cast(DType::f64), each, want_state, want,
+                          want_state);
+      EXPECT_TRUE(close(y, want, 2e-6)) << channels << " channels, width " << width;
+      EXPECT_TRUE(close(state, want_state, 0)) << channels << " channels, width " << width;
+    }
+  }
+}
+
 TEST(ShortConv, GradientsOfTheFastFormAgreeWithTheReference) {
   for (const std::int64_t channels : {1, 17, 70}) {
     for (const std::int64_t width : {1, 4, 16}) {

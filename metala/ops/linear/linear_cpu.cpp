@@ -1,0 +1,69 @@
+// What the forms share, and how rows of W are handed to the threads.
+#include "metala/ops/linear/linear_cpu.h"
+
+#include <algorithm>
+
+#include "metala/base/threads.h"
+
+namespace metala::linear::cpu {
+std::vector<Chunk> shrinking_chunks(std::span<const Map> maps, std::int64_t multiple) {
+  constexpr std::size_t least_bytes = std::size_t{32} << 10;
+  std::size_t left = 0;
+  for (const auto& map : maps) left += map.weight.bytes();
+  const auto shares = static_cast<std::size_t>(2 * thread_count());
+  std::vector<Chunk> chunks;
+  for (const auto& map : maps) {
+    const std::int64_t rows = map.weight.size(0);
+    const std::size_t row_bytes =
+        bytes_of(map.weight.dtype(), static_cast<std::size_t>(map.weight.size(1))) + 1;
+    for (std::int64_t at = 0; at < rows;) {
+      const std::size_t bytes = std::max(left / shares, least_bytes);
+      const std::int64_t count =
+          (static_cast<std::int64_t>(bytes / row_bytes) / multiple + 1) * multiple;
+      const std::int64_t end = std::min(at + count, rows);
+      chunks.push_back({&map, at, end});
+      left -= std::min(left, static_cast<std::size_t>(end - at) * row_bytes);
+      at = end;
+    }
+  }
+  return chunks;
+}
+
+WeightRows Chunk::weights() const {
+  const Tensor& w = map->weight;
+  const std::size_t row_bytes = bytes_of(w.dtype(), static_cast<std::size_t>(w.stride(0)));
+  return {static_cast<const std::byte*>(w.raw()) + static_cast<std::size_t>(begin) * row_bytes,
+          row_bytes, w.dtype(), static_cast<std::size_t>(end - begin),
+          static_cast<std::size_t>(w.size(1))};
+}
+
+Results Chunk::results(bool accumulate) const {
+  return {map->y.data<float>() + begin, static_cast<std::size_t>(map->y.stride(0)),
+          map->bias.defined() ? map->bias.data<float>() + begin : nullptr, accumulate};
+}
+
+bool any_in_blocks(std::span<const Map> maps) {
+  return std::any_of(maps.begin(), maps.end(),
+                     [](const Map& map) { return in_blocks(map.weight.dtype()); });
+}
+
+bool any_in_floats(std::span<const Map> maps) {
+  return std::any_of(maps.begin(), maps.end(),
+                     [](const Map& map) { return !in_blocks(map.weight.dtype()); });
+}
+
+void forward_streaming(const Tensor& x, std::span<const Map> maps, bool accumulate) {
+  const RoundedRows integers = any_in_blocks(maps) ? rounded(x) : RoundedRows();
+  const std::vector<Chunk> chunks = shrinking_chunks(maps, 1);
+  parallel_tasks(static_cast<std::int64_t>(chunks.size()), [&](std::int64_t i) {
+    const Chunk& chunk = chunks[static_cast<std::size_t>(i)];
+    const WeightRows weights = chunk.weights();
+    if (in_blocks(weights.type)) {
+      return stream_integers(weights, integers, chunk.results(accumulate));
+    }
+    stream_floats(weights, x.data<float>(), static_cast<std::size_t>(x.stride(0)),
+                  static_cast<std::size_t>(x.size(0)), chunk.results(accumulate));
+  });
+}
+
+}  // namespace metala::linear::cpu
