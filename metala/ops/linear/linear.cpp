@@ -1,5 +1,7 @@
 #include "metala/ops/linear/linear.h"
 
+#include <algorithm>
+
 #include "metala/ops/linear/linear_cpu.h"
 #include "metala/ops/linear/linear_cuda.h"
 #include "metala/ops/linear/linear_reference.h"
@@ -59,7 +61,12 @@ void forward(const Tensor& x, std::span<const Map> maps, Write write) {
     return;
   }
   if (x.size(0) <= cpu::streaming_rows) return cpu::forward_streaming(x, maps, accumulate);
-  cpu::forward_blocked(x, maps, accumulate);
+  const bool all_f32 = std::all_of(maps.begin(), maps.end(),
+                                   [](const Map& map) { return map.weight.dtype() == DType::f32; });
+  if (!all_f32 || x.size(0) <= cpu::blocked_rows_of_f32) {
+    return cpu::forward_blocked(x, maps, accumulate);
+  }
+  for (const Map& map : maps) cpu::forward_blas(x, map, accumulate);
 }
 
 void forward_onto(const Tensor& addend, const Tensor& x, const Tensor& weight, const Tensor& bias,

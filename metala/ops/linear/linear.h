@@ -9,9 +9,8 @@
 // Types: all f64 (the reference), or x, b, y f32 with W f32, bf16, f16, or in blocks (q8,
 // q4; base/quantized.h), or on a GPU x and W both f32 or both bf16. Gradients with respect to W and
 // b are f32, or f64 with all f64. Outer strides of x, y, dy, dx are free. On a CPU few rows of x
-// stream W once and more meet it in blocks (README); a row's result depends on which of the two it
-// is, not on the other rows nor on the number of threads. Throws Error naming the argument, the
-// shape it has and the shape it needs.
+// stream W once, more meet it in blocks, and many with f32 weights go to the BLAS (README). Throws
+// Error naming the argument, the shape it has and the shape it needs.
 #pragma once
 
 #include <span>

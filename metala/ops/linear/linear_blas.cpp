@@ -1,9 +1,41 @@
-// Gradients of linear maps by the BLAS.
+// Linear maps of many rows with float32 weights, and their gradients, by the BLAS.
+#include <algorithm>
+
 #include "metala/base/threads.h"
 #include "metala/device/cpu/matrix_product.h"
 #include "metala/ops/linear/linear_cpu.h"
 
 namespace metala::linear::cpu {
+namespace {
+
+void start_rows(const Tensor& bias, const Tensor& y) {
+  const float* b = bias.data<float>();
+  parallel_ranges(y.size(0), 16, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t n = begin; n < end; ++n) {
+      std::copy_n(b, y.size(1), y.data<float>() + n * y.stride(0));
+    }
+  });
+}
+
+void add_bias(const Tensor& bias, const Tensor& y) {
+  const float* b = bias.data<float>();
+  parallel_ranges(y.size(0), 16, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t n = begin; n < end; ++n) {
+      float* row = y.data<float>() + n * y.stride(0);
+      for (std::int64_t i = 0; i < y.size(1); ++i) row[i] += b[i];
+    }
+  });
+}
+
+}  // namespace
+
+void forward_blas(const Tensor& x, const Map& map, bool accumulate) {
+  const auto& [weight, bias, y] = map;
+  if (bias.defined()) accumulate ? add_bias(bias, y) : start_rows(bias, y);
+  const float beta = accumulate || bias.defined() ? 1.0f : 0.0f;
+  matrix_product(x, Transpose::no, weight, Transpose::yes, beta, y);
+}
+
 void backward_input_blas(const Tensor& dy, const Tensor& weight, Tensor dx) {
   matrix_product(dy, Transpose::no, weight, Transpose::no, 1.0f, dx);
 }

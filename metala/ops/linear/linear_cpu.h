@@ -12,12 +12,17 @@ namespace metala::linear::cpu {
 // Up to here x meets W row by row; beyond, in blocks (README, "Ladder").
 constexpr std::int64_t streaming_rows = 4;
 
+// Beyond these, f32 weights go to the BLAS, which is as fast and rounds less.
+constexpr std::int64_t blocked_rows_of_f32 = 32;
+
 // f32 x; W in any type. One to `streaming_rows` rows of x: W is streamed once, row by row.
 void forward_streaming(const Tensor& x, std::span<const Map>, bool accumulate);
 
 // Any number of rows of x: blocks of W are made wide and meet all of x.
 void forward_blocked(const Tensor& x, std::span<const Map>, bool accumulate);
 
+// f32 W and many rows of x.
+void forward_blas(const Tensor& x, const Map&, bool accumulate);
 void backward_input_blas(const Tensor& dy, const Tensor& weight, Tensor dx);
 void backward_weight_blas(const Tensor& dy, const Tensor& x, Tensor dweight, Tensor dbias);
 
