@@ -42,6 +42,15 @@ TEST(Program, DoctorNamesTheLibrariesAndKernelsInUse) {
   }
 }
 
+TEST(Program, AGpuThatIsNotThereIsRefusedInALineThatNamesTheCpu) {
+  const std::string model = METALA_SOURCE_DIR "/tests/golden/tiny";
+  const std::string shipped = METALA_SOURCE_DIR "/models/debian-en";
+  EXPECT_TRUE(refuses(metala("verify " + model + " --device cuda:63"), 1, "cpu"));
+  EXPECT_TRUE(refuses(metala("generate " + shipped + " hello --device cuda:63"), 1, "cpu"));
+  EXPECT_TRUE(refuses(metala("verify " + model + " --device cuda:x"), 1, "cuda:NUMBER"));
+  EXPECT_EQ(metala("verify " + model + " --device cpu").status, 0);
+}
+
 TEST(Program, AFolderThatIsNoModelIsRefusedByName) {
   EXPECT_TRUE(refuses(metala("generate /nonexistent hello"), 1, "/nonexistent"));
   EXPECT_TRUE(refuses(metala("verify /nonexistent"), 1, "/nonexistent"));

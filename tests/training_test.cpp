@@ -49,6 +49,26 @@ TEST(Training, AResumedRunEndsWithTheBitsOfAnUndisturbedOne) {
   }
 }
 
+TEST(Training, AGradientThatIsNotFiniteNamesStepAndTensorAndLeavesTheLastCheckpoint) {
+  const Folder folder;
+  const std::string run = folder / "run";
+  const Outcome o =
+      metala(train(run, "--steps 8 --save-every 1 --keep 0 --warmup 0 --learning-rate 1e30"));
+  EXPECT_EQ(o.status, 1) << o.err;
+  const auto at = o.err.find("train: step ");
+  ASSERT_NE(at, std::string::npos) << o.err;
+  const std::string line = o.err.substr(at);
+  EXPECT_EQ(std::count(line.begin(), line.end(), '\n'), 1) << line;
+  EXPECT_NE(line.find("the gradient of model."), std::string::npos) << line;
+  EXPECT_NE(line.find("the last checkpoint is intact"), std::string::npos) << line;
+  const int failed = std::stoi(line.substr(std::string("train: step ").size()));
+  ASSERT_GT(failed, 1);
+  char name[32];
+  std::snprintf(name, sizeof(name), "/step-%08d", failed - 1);
+  EXPECT_EQ(metala("inspect " + run + name).status, 0);
+  EXPECT_TRUE(std::filesystem::exists(run + name + "/COMPLETE"));
+}
+
 TEST(Training, KillsAtAnyMomentLoseNothing) {
   const Folder folder;
   const std::string options = "--steps 24 --save-every 2";

@@ -28,7 +28,7 @@ class FusedStep {
 
  private:
   void mix_tokens(const Block&, const LayerState&) const;
-  void mix_channels(const Block&, const Block* next) const;  // next: null after the last
+  void mix_channels(const Block&) const;
 
   const LanguageModel& model_;
   Tensor x_;         // [B, d] f32, the residual stream

@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <array>
-#include <utility>
 #include <vector>
 
 #include "metala/model/fused_step.h"
@@ -28,20 +27,13 @@ bool fits(const Variable& matrix, std::int64_t rows_in) {
          m.size(0) % rows_in == 0 && reinterpret_cast<std::uintptr_t>(m.raw()) % 16 == 0;
 }
 
-// What second-level caches of tens of megabytes keep until it is read.
-constexpr std::size_t most_fetched_ahead = std::size_t{24} << 20;
-
-// Rows as a product reads them: made on the way for few sequences, beforehand for many, whose
-// products leave memory idle: `soon` sets out then.
+// Rows as a product reads them: made on the way for few sequences, beforehand for many.
 kernels::Rows read(const Norm& norm, const kernels::Conv& conv, const Tensor& x, const Tensor& y,
-                   const Tensor& normed, std::vector<Tensor> soon) {
+                   const Tensor& normed) {
   if (x.size(0) <= kernels::most_fused_rows && x.size(1) <= kernels::widest_fused) {
     return {{}, x, norm_of(norm), conv, normed};
   }
-  std::size_t bytes = 0;
-  for (const Tensor& t : soon) bytes += t.bytes();
-  if (x.size(0) <= kernels::most_streamed_rows || bytes > most_fetched_ahead) soon.clear();
-  kernels::normalise(norm_of(norm), conv, x, y, normed, soon);
+  kernels::normalise(norm_of(norm), conv, x, y, normed);
   return {y, {}, {}, {}, {}};
 }
 
@@ -81,11 +73,10 @@ FusedStep::FusedStep(const LanguageModel& model, std::int64_t batch) : model_(mo
 void FusedStep::advance(const std::int32_t* ids, State& state) const {
   kernels::embed(ids, model_.embedding().value(), model_.embedding_scale(), x_);
   for (std::size_t layer = 0; layer < model_.blocks().size(); ++layer) {
-    const bool last = layer + 1 == model_.blocks().size();
     mix_tokens(model_.blocks()[layer], state.layers()[layer]);
-    mix_channels(model_.blocks()[layer], last ? nullptr : &model_.blocks()[layer + 1]);
+    mix_channels(model_.blocks()[layer]);
   }
-  kernels::project(read(model_.final_norm(), {}, x_, y_, {}, {}), std::array{model_.head().value()},
+  kernels::project(read(model_.final_norm(), {}, x_, y_, {}), std::array{model_.head().value()},
                    state.logits());
 }
 
@@ -102,8 +93,7 @@ void FusedStep::mix_tokens(const Block& block, const LayerState& state) const {
     quvz[i] = mixed_.slice(1, at, at + all[i].size(0));
     at += all[i].size(0);
   }
-  kernels::project(read(block.token_norm(), conv, x_, y_, normed_, {state.recurrent}), matrices,
-                   mixed_);
+  kernels::project(read(block.token_norm(), conv, x_, y_, normed_), matrices, mixed_);
   const auto& [q, u, k, v, z] = quvz;
   const metala_attention::Inputs in = {
       q, u, k, v, z, value_of(w.aug_balance), value_of(w.fixed_decay), state.recurrent};
@@ -112,22 +102,16 @@ void FusedStep::mix_tokens(const Block& block, const LayerState& state) const {
   kernels::project_onto(o_, w.out_proj.value(), {}, x_);
 }
 
-void FusedStep::mix_channels(const Block& block, const Block* next) const {
+void FusedStep::mix_channels(const Block& block) const {
   const Config& c = model_.config();
   const BlockWeights& w = block.weights();
   if (c.channel_mixer == ChannelMixer::identity) {
     return kernels::add_normalised(norm_of(block.channel_norm()), x_);
   }
-  std::vector<Tensor> soon = {w.l3.value()};
-  if (next != nullptr) {
-    for (const Tensor& matrix : projections(next->weights())) {
-      if (matrix.defined()) soon.push_back(matrix);
-    }
-  }
   const bool mlp = c.channel_mixer == ChannelMixer::mlp;
   const kernels::Gated gated = {mlp ? glu::Activation::gelu : c.glu_activation, w.l1.value(),
                                 value_of(w.l1_bias), value_of(w.l2), value_of(w.l2_bias)};
-  kernels::project_gated(read(block.channel_norm(), {}, x_, y_, {}, std::move(soon)), gated,
+  kernels::project_gated(read(block.channel_norm(), {}, x_, y_, {}), gated,
                          mlp ? products_.slice(1, 0, c.glu_width) : products_, h_);
   kernels::project_onto(h_, w.l3.value(), value_of(w.l3_bias), x_);
 }

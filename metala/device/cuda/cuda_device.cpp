@@ -119,7 +119,9 @@ Device open(int index) {
   if (status != cudaSuccess) cudaGetLastError();
   require(status == cudaSuccess && count > 0,
           "cuda: no NVIDIA GPU is seen ({}); run with --device cpu", cudaGetErrorString(status));
-  require(index >= 0 && index < count, "cuda:{}: there are {} GPUs, counted from 0", index, count);
+  require(index >= 0 && index < count,
+          "cuda:{}: the GPUs here are cuda:0 to cuda:{}; name one of them or use cpu", index,
+          count - 1);
   require_cublas_lt();
   check(cudaSetDevice(index), "cuda: choosing the GPU");
   cudaFuncAttributes attributes;

@@ -41,8 +41,6 @@ struct Rows {
   Tensor normed;  // [N, in], written: norm(x), the convolution's next input; undefined without one
 };
 
-// How many sequences go through kernels that stream weights; cuBLASLt takes more.
-constexpr std::int64_t most_streamed_rows = 16;
 // How many sequences a product may take through `Rows::x`, and the widest x.
 constexpr std::int64_t most_fused_rows = 2;
 constexpr std::int64_t widest_fused = 2048;
@@ -51,10 +49,8 @@ constexpr std::int64_t widest = 8192;  // x of `normalise`
 // x[n] = scale * table[ids[n]], table bf16 [V, d].
 void embed(const std::int32_t* ids, const Tensor& table, double scale, Tensor x);
 
-// y = silu(conv(norm(x))), or norm(x) without a convolution; `normed` as in Rows. Up to six
-// contiguous tensors that kernels after the next will read set out for the second-level cache.
-void normalise(const Norm&, const Conv&, const Tensor& x, Tensor y, Tensor normed,
-               std::span<const Tensor> soon = {});
+// y = silu(conv(norm(x))), or norm(x) without a convolution; `normed` as in Rows.
+void normalise(const Norm&, const Conv&, const Tensor& x, Tensor y, Tensor normed);
 
 // x += norm(x).
 void add_normalised(const Norm&, Tensor x);

@@ -1,6 +1,4 @@
 // What works on rows of x alone: embedding, norm with the convolution's step, norm as a mixer.
-#include <algorithm>
-
 #include "metala/device/cuda/cuda_device.h"
 #include "metala/device/cuda/early_launch.cuh"
 #include "metala/ops/decode/decode_rows.cuh"
@@ -20,35 +18,15 @@ __global__ void __launch_bounds__(row_threads)
   }
 }
 
-// Memory on its way to the second-level cache, while products run that need little of it.
-struct Ahead {
-  static constexpr int most = 6;
-  static constexpr int line = 128;  // bytes
-  const unsigned char* at[most];
-  int lines[most];
-
-  __device__ __forceinline__ void send_for() const {
-#pragma unroll 1
-    for (int i = 0; i < most; ++i) {
-#pragma unroll 1
-      for (int n = static_cast<int>(blockIdx.x * row_threads + threadIdx.x); n < lines[i];
-           n += static_cast<int>(gridDim.x) * row_threads) {
-        asm volatile("prefetch.global.L2 [%0];" ::"l"(at[i] + std::int64_t{n} * line));
-      }
-    }
-  }
-};
-
 __global__ void __launch_bounds__(row_threads)
     normalise_row(NormArguments norm, ConvArguments conv, const float* x, Bf16* y, float* normed,
-                  int width, Ahead ahead) {
+                  int width) {
   extern __shared__ __align__(16) unsigned char memory[];
   metala::cuda::let_next_start();
   const RowMemory m = row_memory(memory, width);
   const std::int64_t n = blockIdx.x;
   if (conv.taps != nullptr) load_past(conv, n, width, m);
   metala::cuda::await_previous();
-  ahead.send_for();
   normed_row(norm, x + n * width, width, m, [&](int four, float4 v) {
     const std::int64_t at = n * width + 4 * four;
     if (normed != nullptr) *reinterpret_cast<float4*>(normed + at) = v;
@@ -79,18 +57,12 @@ void embed(const std::int32_t* ids, const Tensor& table, double scale, Tensor x)
   metala::cuda::check_launch("decode: embedding");
 }
 
-void normalise(const Norm& norm, const Conv& conv, const Tensor& x, Tensor y, Tensor normed,
-               std::span<const Tensor> soon) {
+void normalise(const Norm& norm, const Conv& conv, const Tensor& x, Tensor y, Tensor normed) {
   const auto stream = metala::cuda::enter("decode", {&x, &y, &normed, &conv.taps, &conv.inputs});
-  Ahead ahead = {};
-  for (std::size_t i = 0; i < std::min<std::size_t>(soon.size(), Ahead::most); ++i) {
-    ahead.at[i] = static_cast<const unsigned char*>(soon[i].raw());
-    ahead.lines[i] = static_cast<int>(soon[i].bytes() / Ahead::line);
-  }
   metala::cuda::launch_early(normalise_row, dim3(static_cast<unsigned>(x.size(0))), row_threads,
                              row_bytes(x.size(1)), stream, arguments(norm), arguments(conv),
                              static_cast<const float*>(x.raw()), static_cast<Bf16*>(y.raw()),
-                             static_cast<float*>(normed.raw()), static_cast<int>(x.size(1)), ahead);
+                             static_cast<float*>(normed.raw()), static_cast<int>(x.size(1)));
 }
 
 void add_normalised(const Norm& norm, Tensor x) {
