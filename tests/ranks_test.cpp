@@ -32,6 +32,47 @@ Outcome on_ranks(int ranks, const std::string& arguments) {
   return metala(arguments, METALA_MPIRUN " -n " + std::to_string(ranks));
 }
 
+TEST(Ranks, AConfigurationDividesItsBatchAmongThem) {
+  const Folder folder;
+  std::string lines;
+  std::ifstream page(text);
+  for (std::string line; std::getline(page, line);) {
+    if (!line.empty()) lines += nlohmann::json({{"text", line}}).dump() + "\n";
+  }
+  spill(folder / "text.jsonl", lines);
+  ASSERT_EQ(metala("data prepare " + (folder / "text.jsonl") + " -o " + (folder / "data")).status,
+            0);
+  spill(folder / "run.yml",
+        "num_layers: 2\nhidden_size: 32\nnum_attention_heads: 2\n"
+        "intermediate_size: 48\nseq_length: 16\ntrain_batch_size: 8\n"
+        "train_micro_batch_size_per_gpu: 2\ntrain_iters: 4\neval_iters: 1\n"
+        "optimizer: {params: {lr: 0.001}}\nsplit: 80,10,10\ndata_path: " +
+            (folder / "data") + "\n");
+  const auto losses = [&](int ranks) {
+    const std::string run = folder / ("run" + std::to_string(ranks));
+    const Outcome o = on_ranks(ranks, "train " + (folder / "run.yml") + " --output " + run);
+    EXPECT_EQ(o.status, 0) << o.err;
+    std::vector<double> values;
+    std::ifstream metrics(run + "/metrics.jsonl");
+    for (std::string line; std::getline(metrics, line);) {
+      const auto record = nlohmann::json::parse(line);
+      for (const char* name : {"train/lm_loss", "validation/lm_loss", "test/lm_loss"}) {
+        if (record.contains(name)) values.push_back(record[name]);
+      }
+    }
+    return values;
+  };
+  const auto one = losses(1);
+  const auto two = losses(2);
+  ASSERT_EQ(one.size(), 6u);  // four steps, validation, test
+  ASSERT_EQ(two.size(), 6u);
+  for (std::size_t i = 0; i < one.size(); ++i) EXPECT_NEAR(one[i], two[i], 1e-4) << i;
+  const Outcome three =
+      on_ranks(3, "train " + (folder / "run.yml") + " --output " + (folder / "run3"));
+  EXPECT_NE(three.status, 0);
+  EXPECT_NE(three.err.find("train_batch_size 8 is not"), std::string::npos) << three.err;
+}
+
 // Ranks that run while the test watches and disturbs them.
 class Background {
  public:
