@@ -115,7 +115,7 @@ void add_data_prepare(CLI::App& data) {
   command->add_option("-o,--output", p.prefix, "PREFIX of the files to write");
   command
       ->add_option("--tokenizer", p.tokenizer.name,
-                   "bytes; sentencepiece (learned from the text); or a .model file or folder")
+                   "bytes; sentencepiece (learned from the text); or a tokenizer file or folder")
       ->capture_default_str();
   command->add_option("--vocab-size", p.tokenizer.vocabulary, "Pieces of a learned vocabulary")
       ->capture_default_str()

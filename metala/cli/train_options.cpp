@@ -43,7 +43,7 @@ void add_data_options(CLI::App& command, TrainCommand& o) {
                    "Replace what is not UTF-8 instead of stopping");
   command
       .add_option("--tokenizer", o.data.tokenizer.name,
-                  "bytes; sentencepiece (learned from the text); or a .model file or folder")
+                  "bytes; sentencepiece (learned from the text); or a tokenizer file or folder")
       ->capture_default_str();
   command.add_flag("--reset-at-documents", o.reset_at_documents,
                    "Prepared data: start every document from an empty state");

@@ -12,7 +12,7 @@
 namespace metala {
 
 struct TokenizerChoice {
-  // "bytes"; "sentencepiece", learned from the corpus; or a folder or .model file to take one from.
+  // "bytes"; "sentencepiece", learned from the corpus; or a tokenizer's file or folder.
   std::string name = "bytes";
   std::int64_t vocabulary = 4096;  // of one that is learned
 };
