@@ -12,11 +12,11 @@
 #include "metala/cli/commands.h"
 #include "metala/cli/loaded_model.h"
 #include "metala/cli/neox_options.h"
+#include "metala/data/documents.h"
 #include "metala/eval/divergence.h"
 #include "metala/model/checkpoint.h"
 #include "metala/model/neox.h"
 #include "metala/model/neox_writer.h"
-#include "metala/data/documents.h"
 
 namespace metala::cli {
 namespace {
@@ -118,6 +118,12 @@ LoadedModel reopen(const Options& options, const std::string& folder) {
   return assemble_model(folder, std::move(checkpoint), {.need_tokenizer = false});
 }
 
+// The model with its weights in float32: it makes the sums of one that is stored so, in their
+// order.
+LanguageModel widened(const LoadedModel& source) {
+  return {source.checkpoint.config, Parameters(source.checkpoint.tensors).cast(DType::f32)};
+}
+
 void run(const Options& options) {
   const DType dtype = types.at(options.dtype);
   if (options.to != "hf" && in_blocks(dtype)) {
@@ -137,9 +143,10 @@ void run(const Options& options) {
   if (!options.no_check) {
     const LoadedModel converted = reopen(options, partial.string());
     const Sequences on = check_sequences(options, source);
-    const Divergence d = divergence(source.model, converted.model, on.ids, on.offsets);
-    print_divergence(d, !options.text.empty());
     const bool exact = dtype == DType::f32;
+    const Divergence d =
+        divergence(exact ? widened(source) : source.model, converted.model, on.ids, on.offsets);
+    print_divergence(d, !options.text.empty());
     require(d.logit_error <= (exact ? 1e-6 : 1),
             "{}: the converted model predicts otherwise; it is kept as {}", options.destination,
             partial.string());
