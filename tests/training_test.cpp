@@ -22,10 +22,15 @@ std::string metrics_of(const std::string& run) {
   std::string kept;
   for (std::string line; std::getline(lines, line);) {
     const auto record = nlohmann::json::parse(line);
-    for (const char* name : {"train/lm_loss", "train/gradient_norm", "train/learning_rate"}) {
-      if (record.contains(name)) kept += record[name].dump() + " ";
+    // What saving cost is a record of its own, which a kill may leave out or repeat.
+    bool timeless = false;
+    for (const char* name : {"train/lm_loss", "train/gradient_norm", "train/learning_rate",
+                             "validation/lm_loss", "validation/accuracy"}) {
+      if (!record.contains(name)) continue;
+      kept += record[name].dump() + " ";
+      timeless = true;
     }
-    kept += "\n";
+    if (timeless) kept += "\n";
   }
   return kept;
 }
