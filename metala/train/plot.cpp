@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <limits>
 
 #include "metala/io/file.h"
+#include "metala/train/axis_range.h"
 
 namespace metala {
 namespace {
@@ -41,27 +41,12 @@ std::string escaped(const std::string& text) {
   return out;
 }
 
-struct Range {
-  double low = std::numeric_limits<double>::infinity();
-  double high = -std::numeric_limits<double>::infinity();
-  void include(double x) {
-    low = std::min(low, x);
-    high = std::max(high, x);
-  }
-  // Never empty, so that positions can be computed.
-  void settle() {
-    if (low > high) low = 0, high = 1;
-    if (low == high) low -= 0.5, high += 0.5;
-  }
-  double share(double x) const { return (x - low) / (high - low); }
-};
-
 bool drawable(const std::pair<double, double>& p) {
   return std::isfinite(p.first) && std::isfinite(p.second);
 }
 
 struct Frame {
-  Range x, y;
+  AxisRange x, y;
   double px(double v) const { return left + x.share(v) * (width - left - right); }
   double py(double v) const { return height - bottom - y.share(v) * (height - top - bottom); }
 };

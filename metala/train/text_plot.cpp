@@ -4,9 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <string_view>
 #include <vector>
+
+#include "metala/train/axis_range.h"
 
 namespace metala {
 namespace {
@@ -14,30 +15,17 @@ namespace {
 constexpr std::string_view marks = "*o+x#@";
 constexpr int label_width = 9;
 
-struct Span {
-  double low = std::numeric_limits<double>::infinity();
-  double high = -std::numeric_limits<double>::infinity();
-  void include(double x) {
-    low = std::min(low, x);
-    high = std::max(high, x);
-  }
-  void settle() {
-    if (low > high) low = 0, high = 1;
-    if (low == high) low -= 0.5, high += 0.5;
-  }
-  // Cell of 0 .. cells - 1.
-  int cell(double x, int cells) const {
-    const double share = (x - low) / (high - low);
-    return std::clamp(static_cast<int>(std::lround(share * (cells - 1))), 0, cells - 1);
-  }
-};
+// Cell of 0 .. cells - 1.
+int cell(const AxisRange& axis, double x, int cells) {
+  return std::clamp(static_cast<int>(std::lround(axis.share(x) * (cells - 1))), 0, cells - 1);
+}
 
 bool drawable(const std::pair<double, double>& p) {
   return std::isfinite(p.first) && std::isfinite(p.second);
 }
 
 // Every column between two points gets a mark on the straight line between them.
-void draw(const Curve& curve, char mark, const Span& x, const Span& y,
+void draw(const Curve& curve, char mark, const AxisRange& x, const AxisRange& y,
           std::vector<std::string>& rows) {
   const int height = static_cast<int>(rows.size());
   const int width = static_cast<int>(rows.front().size());
@@ -47,13 +35,13 @@ void draw(const Curve& curve, char mark, const Span& x, const Span& y,
       last = nullptr;
       continue;
     }
-    const int to = x.cell(point.first, width);
-    const int from = last == nullptr ? to : x.cell(last->first, width);
+    const int to = cell(x, point.first, width);
+    const int from = last == nullptr ? to : cell(x, last->first, width);
     for (int column = std::min(from, to); column <= std::max(from, to); ++column) {
       const double share = from == to ? 1 : static_cast<double>(column - from) / (to - from);
       const double value =
           last == nullptr ? point.second : last->second + share * (point.second - last->second);
-      rows[static_cast<std::size_t>(height - 1 - y.cell(value, height))]
+      rows[static_cast<std::size_t>(height - 1 - cell(y, value, height))]
           [static_cast<std::size_t>(column)] = mark;
     }
     last = &point;
@@ -83,7 +71,7 @@ Curve smoothed(const Curve& curve, int window) {
 }
 
 std::string text_plot(const Plot& plot, int width, int height) {
-  Span x, y;
+  AxisRange x, y;
   for (const auto& curve : plot.curves) {
     for (const auto& point : curve.points) {
       if (!drawable(point)) continue;
@@ -102,7 +90,8 @@ std::string text_plot(const Plot& plot, int width, int height) {
   const int count = static_cast<int>(rows.size());
   std::vector<std::string> labels(rows.size());
   for (const double tick : round_ticks(y.low, y.high, std::max(count / 4, 2))) {
-    labels[static_cast<std::size_t>(count - 1 - y.cell(tick, count))] = fmt::format("{:.5g}", tick);
+    labels[static_cast<std::size_t>(count - 1 - cell(y, tick, count))] =
+        fmt::format("{:.5g}", tick);
   }
   std::string out = plot.title + "\n";
   for (std::size_t r = 0; r < rows.size(); ++r) {
@@ -113,7 +102,7 @@ std::string text_plot(const Plot& plot, int width, int height) {
   std::string axis(static_cast<std::size_t>(columns), ' ');
   for (const double tick : round_ticks(x.low, x.high, std::max(columns / 12, 2))) {
     const std::string label = fmt::format("{:.6g}", tick);
-    const int middle = x.cell(tick, columns) - static_cast<int>(label.size()) / 2;
+    const int middle = cell(x, tick, columns) - static_cast<int>(label.size()) / 2;
     const auto at = static_cast<std::size_t>(
         std::clamp(middle, 0, std::max(columns - static_cast<int>(label.size()), 0)));
     const std::string_view place = std::string_view(axis).substr(at, label.size());
