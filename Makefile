@@ -3,7 +3,7 @@ build := build/release
 
 cuda := build/cuda
 
-.PHONY: build demo test soak corpus clean build-gpu test-gpu test-gpu-ranks bench-gpu bundle
+.PHONY: build demo test soak corpus clean build-gpu test-gpu test-gpu-ranks bench-gpu bench-gpu-ranks bundle
 
 build:
 	@tools/install_packages.sh
@@ -28,7 +28,14 @@ test-gpu: build-gpu
 
 # Ranks with a GPU each, on a machine with two to four; needs NCCL (NCCL_ROOT where it is elsewhere).
 test-gpu-ranks:
-	@tools/test_gpu_ranks.sh $(cuda)
+	@tools/install_packages.sh
+	@cmake --preset cuda -DMETALA_MPI=ON -DMETALA_NCCL=ON
+	@cmake --build --preset cuda --target metala_program ranks_test
+	@tools/test_gpu_ranks.sh $(cuda)/metala $(cuda)/tests/ranks_test
+
+# What ranks gain, on a machine with several.
+bench-gpu-ranks: build-gpu
+	@tools/bench_gpu_ranks.sh $(cuda)/metala
 
 bench-gpu: build-gpu
 	@tools/bench_gpu.sh $(cuda)/metala

@@ -18,8 +18,12 @@ endif()
 
 set(METALA_NCCL_FOUND OFF)
 if(METALA_NCCL AND METALA_CUDA_FOUND)
-  find_path(NCCL_INCLUDE_DIR nccl.h HINTS ENV NCCL_ROOT PATH_SUFFIXES include)
-  find_library(NCCL_LIBRARY NAMES nccl libnccl.so.2 HINTS ENV NCCL_ROOT PATH_SUFFIXES lib)
+  # Beside the toolkit's own libraries is one of the places where it may lie.
+  find_path(NCCL_INCLUDE_DIR nccl.h
+            HINTS ENV NCCL_ROOT ${CUDAToolkit_INCLUDE_DIRS} PATH_SUFFIXES include)
+  find_library(NCCL_LIBRARY NAMES nccl libnccl.so.2
+               HINTS ENV NCCL_ROOT ${CUDAToolkit_LIBRARY_DIR} ${CUDAToolkit_LIBRARY_DIR}/../lib
+               PATH_SUFFIXES lib)
   if(NCCL_INCLUDE_DIR AND NCCL_LIBRARY)
     set(METALA_NCCL_FOUND ON)
   elseif(NOT METALA_NCCL STREQUAL AUTO)

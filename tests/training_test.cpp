@@ -54,6 +54,21 @@ TEST(Training, AResumedRunEndsWithTheBitsOfAnUndisturbedOne) {
   }
 }
 
+TEST(Training, ResumingARunThatIsDoneChangesNothing) {
+  const Folder folder;
+  const std::string run = folder / "run";
+  const std::string short_run = train(run, "--steps 4 --save-every 2");
+  ASSERT_EQ(metala(short_run).status, 0);
+  const std::string marker = run + "/step-00000004/COMPLETE";
+  const auto written = std::filesystem::last_write_time(marker);
+  const std::string metrics = slurp(run + "/metrics.jsonl");
+  const Outcome again = metala(short_run + " --resume");
+  EXPECT_EQ(again.status, 0) << again.err;
+  EXPECT_NE(again.err.find("saved after step 4"), std::string::npos) << again.err;
+  EXPECT_EQ(std::filesystem::last_write_time(marker), written);
+  EXPECT_EQ(slurp(run + "/metrics.jsonl"), metrics);
+}
+
 TEST(Training, AGradientThatIsNotFiniteNamesStepAndTensorAndLeavesTheLastCheckpoint) {
   const Folder folder;
   const std::string run = folder / "run";

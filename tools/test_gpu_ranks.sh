@@ -1,34 +1,118 @@
 #!/bin/sh
-# Tests of ranks with a GPU each, on all GPUs of this machine (at most 4), in one command:
-#   tools/test_gpu_ranks.sh [BUILD_FOLDER]
-# Builds with CUDA, MPI and NCCL (NCCL_ROOT names one that is not among the system's packages), runs
-# the tests that mpirun starts, then trains once as torchrun would start it, without MPI.
-set -eu
-cd "$(dirname "$0")/.."
-build=${1:-build/cuda}
-ranks=$(nvidia-smi -L | wc -l)
-[ "$ranks" -le 4 ] || ranks=4
-[ "$ranks" -ge 2 ] || { echo "test_gpu_ranks: $ranks GPU; two are needed" >&2; exit 1; }
-[ "$ranks" -ne 3 ] || ranks=2
+# Tests of ranks with a GPU each, on two or four GPUs of this machine, through NCCL:
+#   test_gpu_ranks.sh METALA RANKS_TEST
+# METALA and RANKS_TEST are programs of a build with CUDA and NCCL. They are started by torchrun's
+# variables and, where there is an mpirun, by that too.
+set -u
+metala=$1
+ranks_test=$2
+count=$(nvidia-smi -L | wc -l)
+[ "$count" -ge 2 ] || { echo "test_gpu_ranks: $count GPU; two are needed" >&2; exit 1; }
+[ "$count" -lt 4 ] && count=2 || count=4
+export OMP_NUM_THREADS=4 MASTER_ADDR=127.0.0.1
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none OMP_NUM_THREADS=4
+export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+port=29511
+failed=
 
-cmake --preset cuda -B "$build" -DMETALA_MPI=ON -DMETALA_NCCL=ON
-cmake --build "$build" --target ranks_test metala_program
+report() { # NAME STATUS
+  if [ "$2" -eq 0 ]; then echo "passed  $1"; else echo "FAILED  $1"; failed="$failed, $1"; fi
+}
 
-mpirun -n "$ranks" "$build/tests/ranks_test" --gtest_filter='GpuRanks.*:Communicator.*'
+# ranks COMMAND...: one process a GPU. What rank r prints goes to $work/out.r, its number to
+# $work/pid.r; 0 if all ended well.
+start_ranks() {
+  port=$((port + 1))
+  for rank in $(seq 0 $((count - 1))); do
+    RANK=$rank LOCAL_RANK=$rank WORLD_SIZE=$count MASTER_PORT=$port \
+      "$@" >"$work/out.$rank" 2>&1 &
+    echo $! >"$work/pid.$rank"
+  done
+}
+wait_ranks() {
+  status=0
+  for rank in $(seq 0 $((count - 1))); do
+    wait "$(cat "$work/pid.$rank")" || status=1
+  done
+  return $status
+}
+ranks() {
+  start_ranks "$@"
+  wait_ranks
+}
+show() { cat "$work"/out.*; }
 
-run=$(mktemp -d)
-trap 'rm -rf "$run"' EXIT
-train="$build/metala train docs/architecture.md --device cuda --width 128 --layers 2 --heads 2
-  --glu-width 256 --sequence-length 128 --sequences 4 --steps 30 --communication-timeout 60"
-export MASTER_ADDR=127.0.0.1 MASTER_PORT=29511 WORLD_SIZE="$ranks"
-rank=1
-while [ "$rank" -lt "$ranks" ]; do
-  RANK=$rank LOCAL_RANK=$rank $train --output "$run/ranks" &
-  rank=$((rank + 1))
-done
-RANK=0 LOCAL_RANK=0 $train --output "$run/ranks"
-wait
-env -u RANK -u WORLD_SIZE $train --output "$run/one" --accumulation "$ranks"
-tail -n 1 "$run/ranks/metrics.jsonl" "$run/one/metrics.jsonl"
+filter='--gtest_filter=GpuRanks.*:Communicator.*:Agreement.*'
+ranks "$ranks_test" "$filter"
+status=$?
+show
+report "$count ranks started by variables" $status
+if command -v mpirun >/dev/null; then
+  mpirun -n "$count" "$ranks_test" "$filter"
+  report "$count ranks started by mpirun" $?
+fi
+
+seq 1 20000 >"$work/numbers.txt"
+model="train $work/numbers.txt --device cuda --dtype f32 --width 128 --layers 2 --heads 2
+  --glu-width 256 --sequence-length 128 --sequences 4 --seed 3"
+small="$model --steps 40 --save-every 20"
+losses() { sed -n 's/.*"train\/lm_loss":\([^,}]*\).*/\1/p' "$1/metrics.jsonl"; }
+same_losses() { # of 40 steps each
+  losses "$1" >"$work/a"
+  losses "$2" >"$work/b"
+  paste "$work/a" "$work/b" |
+    awk '{ d = $1 - $2; if (!(d < 1e-3 && d > -1e-3)) exit 1 } END { if (NR != 40) exit 1 }'
+}
+
+# shellcheck disable=SC2086
+{
+  ranks "$metala" $small --output "$work/many" || show
+  "$metala" $small --output "$work/one" --accumulation "$count" 2>"$work/err" || cat "$work/err"
+  same_losses "$work/many" "$work/one"
+  report "$count ranks learn what one does" $?
+
+  cp -r "$work/many" "$work/resumed"
+  rm -r "$work/resumed/step-00000040"
+  "$metala" $small --output "$work/resumed" --resume --accumulation "$count" 2>"$work/err" ||
+    cat "$work/err"
+  same_losses "$work/resumed" "$work/one"
+  report "one rank goes on with what $count saved" $?
+
+  rm -r "$work/many/step-00000040"
+  ranks "$metala" $small --output "$work/many" --resume || show
+  same_losses "$work/many" "$work/one"
+  report "$count ranks go on with what they saved" $?
+}
+
+# disturbed SIGNAL TIMEOUT: while all train, the last rank gets the signal; the others must end
+# within half a minute and name it.
+disturbed() {
+  # shellcheck disable=SC2086
+  start_ranks "$metala" $model --output "$work/$1" --steps 1000000 --save-every 0 \
+    --communication-timeout "$2"
+  until [ -s "$work/$1/metrics.jsonl" ] || ! kill -0 "$(cat "$work/pid.0")" 2>"$work/err"; do
+    sleep 0.1
+  done
+  sleep 1
+  victim=$((count - 1))
+  kill -"$1" "$(cat "$work/pid.$victim")"
+  began=$(date +%s%N)
+  ended=1
+  for _ in $(seq 300); do
+    if ! kill -0 "$(cat "$work/pid.0")" 2>"$work/err"; then ended=0 && break; fi
+    sleep 0.1
+  done
+  echo "rank 0 ended $((($(date +%s%N) - began) / 1000000)) ms after SIG$1 to rank $victim:"
+  grep 'metala: ' "$work/out.0"
+  for rank in $(seq 0 $victim); do kill -KILL "$(cat "$work/pid.$rank")" 2>"$work/err"; done
+  wait_ranks
+  [ $ended -eq 0 ] && grep -q "rank $victim" "$work/out.0"
+}
+disturbed KILL 60
+report "a rank that is killed is named" $?
+disturbed STOP 3
+report "a rank that is stopped is named" $?
+
+[ -z "$failed" ] || { echo "FAILED: ${failed#, }" >&2; exit 1; }

@@ -15,12 +15,12 @@
 #include "metala/cli/interrupt.h"
 #include "metala/cli/train_config.h"
 #include "metala/cli/train_options.h"
+#include "metala/device/open_device.h"
 #include "metala/distributed/agreement.h"
 #include "metala/generate/generator.h"
 #include "metala/generate/text_stream.h"
 #include "metala/io/json.h"
 #include "metala/model/checkpoint.h"
-#include "metala/train/background_task.h"
 #include "metala/train/flops.h"
 #include "metala/train/metrics.h"
 #include "metala/train/packed_data.h"
@@ -282,11 +282,12 @@ class Run {
     catch_interrupts();
     ProgressBar bar("training", static_cast<double>(o_.steps), "tok");
     std::int64_t tokens = 0;
-    std::int64_t saved = -1;
+    std::int64_t saved = trainer.step() > 0 ? trainer.step() : -1;
     if (speaks()) metrics_.emplace(o_.output, trainer.step());
     TrainerEvents events;
     events.stepped = [&](const StepReport& r) {
       if (o_.run && o_.run->exit_interval > 0 && r.step % o_.run->exit_interval == 0) exit_ = true;
+      if (saving_ && saving_->advance()) saving_.reset();
       if (!speaks()) return;
       tokens += r.tokens;
       record(r);
@@ -312,15 +313,18 @@ class Run {
     };
     events.interrupted = [&] { return exit_ || interrupted(); };
     flops_per_token_ = training_flops_per_token(o_.config);
-    peak_flops_ = o_.peak_tflops * 1e12;
+    const bool bf16 = o_.trainer.dtype == DType::bf16;
+    peak_flops_ = 1e12 * (o_.peak_tflops > 0 ? o_.peak_tflops
+                          : bf16             ? peak_tflops(name_of(o_.trainer.device))
+                                             : 0);
     if (trainer.step() > 0) remember_steps(trainer);
     if (o_.configured && speaks()) fmt::print(stderr, "{}", as_yaml(*o_.run));
-    const bool stopped = trainer.run(events);
-    if (test_task_ != nullptr && trainer.step() == o_.steps) {
+    const bool stopped = run_to_the_end(trainer, events);
+    if (test_task_ != nullptr && trainer.step() == o_.steps && !tested_before(trainer.step())) {
       const ValidationReport test = trainer.validate(*test_task_);
       if (speaks()) tested(test, bar);
     }
-    saving_.wait();
+    finish_save();
     if (!speaks()) return;
     bar.finish();
     write_curve();
@@ -358,6 +362,16 @@ class Run {
         trainer.remember(losses[i].second, norms[i].second);
       }
     }
+  }
+
+  // A run that is resumed at its end has done so.
+  bool tested_before(std::int64_t step) const {
+    bool known = false;
+    if (speaks()) {
+      const auto losses = read_metric(o_.output + "/metrics.jsonl", "test/lm_loss");
+      known = !losses.empty() && losses.back().first == static_cast<double>(step);
+    }
+    return ranks_.any(known, "whether the test was done");
   }
 
   void tested(const ValidationReport& r, ProgressBar& bar) {
@@ -420,27 +434,35 @@ class Run {
     bar.say("  | " + text);
   }
 
-  // A run of one rank goes on while a copy of its state is written; ranks that must agree on what
-  // was written wait for it.
+  // The run goes on while a copy of its state is written; `stepped` completes the checkpoint once
+  // all ranks have written their parts.
   void save(const Trainer& trainer, std::int64_t step) {
+    finish_save();
     const ZeroOptimizer& optimizer = trainer.optimizer();
-    RunState state = {o_.config, optimizer.weights(), optimizer.state(), trainer_json(),
-                      o_.configured ? as_yaml(*o_.run) : std::string()};
-    const auto write = [this, step](const RunState& written) {
-      const auto tokenizer = [&](const std::string& folder) {
-        if (tokenizer_ != nullptr) tokenizer_->save(folder);
-      };
-      save_checkpoint_of_run(ranks_, o_.output, step, written, tokenizer, o_.keep);
+    const auto state = [this, &optimizer, snapshot = optimizer.snapshot(speaks())] {
+      return RunState{o_.config, optimizer.weights(snapshot), optimizer.state(snapshot),
+                      trainer_json(), o_.configured ? as_yaml(*o_.run) : std::string()};
     };
-    if (!ranks_.alone()) {
-      write(state);
-      return;
+    const auto tokenizer = [this](const std::string& folder) {
+      if (tokenizer_ != nullptr) tokenizer_->save(folder);
+    };
+    saving_ = std::make_unique<CheckpointSave>(ranks_, o_.output, step, state, tokenizer, o_.keep);
+  }
+
+  void finish_save() {
+    if (saving_) saving_->finish();
+    saving_.reset();
+  }
+
+  // Completes a checkpoint in the making also when the run ends with an error that leaves the ranks
+  // able to.
+  bool run_to_the_end(Trainer& trainer, const TrainerEvents& events) {
+    try {
+      return trainer.run(events);
+    } catch (const Error& e) {
+      if (ranks_.alone() || dynamic_cast<const AgreedError*>(&e) != nullptr) finish_save();
+      throw;
     }
-    saving_.wait();
-    for (auto* tensors : {&state.parameters, &state.optimizer}) {
-      for (auto& [name, tensor] : *tensors) tensor = tensor.copy();
-    }
-    saving_.start([write, state = std::move(state)] { write(state); });
   }
 
   void write_curve() const {
@@ -463,7 +485,7 @@ class Run {
   bool exit_ = false;  // exit_interval is reached
   std::optional<Metrics> metrics_;
   double flops_per_token_ = 0, peak_flops_ = 0;
-  BackgroundTask saving_;  // last: its job uses what stands above
+  std::unique_ptr<CheckpointSave> saving_;  // last: it uses what stands above
 };
 
 }  // namespace

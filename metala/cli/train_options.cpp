@@ -139,7 +139,8 @@ void add_run_options(CLI::App& command, TrainCommand& o) {
       ->check(not_negative());
   command
       .add_option("--peak-tflops", o.peak_tflops,
-                  "Teraflops a second that a device could do at most; shows utilisation (MFU)")
+                  "Teraflops a second that a device could do at most, for utilisation (MFU); many "
+                  "GPUs are known")
       ->check(positive());
   command.add_option("--log-every", o.log_every, "Print a line every so many steps; 0: never")
       ->check(not_negative());

@@ -25,4 +25,11 @@ Device open_device(const std::string& name) {
 #endif
 }
 
+std::string name_of(Device device) {
+#ifdef METALA_CUDA
+  if (device.is_cuda()) return cuda::info(device).name;
+#endif
+  return device.is_cpu() ? "" : device.text();
+}
+
 }  // namespace metala

@@ -11,4 +11,7 @@ namespace metala {
 // or a GPU that cannot be used.
 Device open_device(const std::string& name);
 
+// What its maker calls it: "NVIDIA H200"; empty for the CPU.
+std::string name_of(Device);
+
 }  // namespace metala

@@ -53,6 +53,10 @@ class Communicator {
   // The ranks that pass the same number, as a group of their own, in the same order.
   virtual std::unique_ptr<Communicator> split(int group) = 0;
 
+  // Asks the other ranks, which need not take part: "rank 2 does not answer ..."; empty: all do, or
+  // nobody can be asked.
+  virtual std::string missing() { return ""; }
+
   // Ends all ranks of all groups with exit status 1.
   [[noreturn]] virtual void abort() = 0;
 

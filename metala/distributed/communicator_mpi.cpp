@@ -128,6 +128,8 @@ class MpiCommunicator : public Communicator {
     return std::make_unique<MpiCommunicator>(engine_, part, rank, size);
   }
 
+  std::string missing() override { return engine_->missing(); }
+
   [[noreturn]] void abort() override { engine_->abort(); }
 
  private:

@@ -67,12 +67,36 @@ struct Flight {
   Clock::time_point deadline;
 };
 
-// Watches what is on its way: where an operation fails or takes too long it aborts NCCL, which lets
-// the GPU's streams go on, so that whoever waits for them comes back and finds the failure.
+// Who of the other ranks is gone, by whatever connects this one with them besides NCCL.
+class Others {
+ public:
+  Others(std::shared_ptr<Lifeline> line, std::shared_ptr<Communicator> host)
+      : line_(std::move(line)), host_(std::move(host)) {}
+
+  // At once: "rank 1 has died"; empty: nobody is known to be.
+  std::string lost() const { return line_ ? line_->lost() : ""; }
+  // By asking them.
+  std::string missing() const {
+    if (line_) return line_->missing(std::chrono::seconds(2));
+    return host_ ? host_->missing() : "";
+  }
+
+ private:
+  std::shared_ptr<Lifeline> line_;
+  std::shared_ptr<Communicator> host_;
+};
+
+// Watches what is on its way: where an operation fails, takes too long or waits for a rank that has
+// died it aborts NCCL, which lets the GPU's streams go on, so that whoever waits for them comes
+// back and finds the failure.
 class Watch {
  public:
-  Watch(Device device, ncclComm_t group, std::chrono::milliseconds timeout)
-      : device_(device), group_(group), timeout_(timeout), thread_([this] { run(); }) {}
+  Watch(Device device, ncclComm_t group, Others others, std::chrono::milliseconds timeout)
+      : device_(device),
+        group_(group),
+        others_(std::move(others)),
+        timeout_(timeout),
+        thread_([this] { run(); }) {}
 
   ~Watch() {
     {
@@ -114,11 +138,7 @@ class Watch {
         if (status != cudaSuccess && failure.empty()) failure = describe(*flight, status);
         return true;
       });
-      ncclResult_t state = ncclSuccess;
-      ncclCommGetAsyncError(group_, &state);
-      if (failure.empty() && state != ncclSuccess && state != ncclInProgress) {
-        failure = std::string("NCCL: ") + ncclGetErrorString(state);
-      }
+      if (failure.empty() && !flights_.empty()) failure = broken_while(*flights_.front());
       if (failure.empty()) continue;
       failure_ = failure;
       failed_ = true;
@@ -132,12 +152,27 @@ class Watch {
     if (status != cudaErrorNotReady) {
       return fmt::format("{}: {}", flight.what, cudaGetErrorString(status));
     }
-    return fmt::format("{}: no end within {} s; another rank has died, hangs or is cut off",
-                       flight.what, std::chrono::duration<double>(timeout_).count());
+    const std::string missing = others_.missing();
+    return fmt::format("{}: no end within {} s: {}", flight.what,
+                       std::chrono::duration<double>(timeout_).count(),
+                       missing.empty() ? "another rank has not come to it" : missing);
+  }
+
+  // Why an operation that is still on its way will not arrive; empty: it may.
+  std::string broken_while(const Flight& flight) const {
+    const std::string lost = others_.lost();
+    if (!lost.empty()) return fmt::format("{}: {}", flight.what, lost);
+    ncclResult_t state = ncclSuccess;
+    ncclCommGetAsyncError(group_, &state);
+    if (state == ncclSuccess || state == ncclInProgress) return "";
+    const std::string missing = others_.missing();
+    return fmt::format("{}: NCCL: {}{}{}", flight.what, ncclGetErrorString(state),
+                       missing.empty() ? "" : ": ", missing);
   }
 
   const Device device_;
   const ncclComm_t group_;
+  const Others others_;
   const std::chrono::milliseconds timeout_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
@@ -186,16 +221,19 @@ class StagedOperation : public Operation {
 
 class NcclCommunicator : public Communicator {
  public:
-  NcclCommunicator(Device device, ncclComm_t group, std::shared_ptr<Communicator> host, int rank,
-                   int size, std::chrono::milliseconds timeout)
+  // `host` and `line` where there is MPI and where there is none.
+  NcclCommunicator(Device device, ncclComm_t group, std::shared_ptr<Communicator> host,
+                   std::shared_ptr<Lifeline> line, int rank, int size,
+                   std::chrono::milliseconds timeout)
       : device_(device),
         group_(group),
         host_(std::move(host)),
+        line_(std::move(line)),
         rank_(rank),
         size_(size),
         timeout_(timeout),
         compute_(cuda::stream(device)),
-        watch_(std::make_unique<Watch>(device, group, timeout)) {
+        watch_(std::make_unique<Watch>(device, group, Others(line_, host_), timeout)) {
     cuda::check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
   }
 
@@ -303,12 +341,14 @@ class NcclCommunicator : public Communicator {
     check_nccl(ncclCommCount(part, &size), "size of a group");
     std::shared_ptr<Communicator> host;
     if (host_) host = host_->split(number);
-    return std::make_unique<NcclCommunicator>(device_, part, host, rank, size, timeout_);
+    return std::make_unique<NcclCommunicator>(device_, part, host, line_, rank, size, timeout_);
   }
+
+  std::string missing() override { return Others(line_, host_).missing(); }
 
   [[noreturn]] void abort() override {
     if (host_) host_->abort();
-    std::_Exit(1);  // the launcher ends the others, or their watch does
+    std::_Exit(1);  // which the others' lines to this rank show them
   }
 
  private:
@@ -338,6 +378,7 @@ class NcclCommunicator : public Communicator {
   const Device device_;
   const ncclComm_t group_;
   std::shared_ptr<Communicator> host_;
+  std::shared_ptr<Lifeline> line_;
   const int rank_, size_;
   const std::chrono::milliseconds timeout_;
   const cudaStream_t compute_;
@@ -346,13 +387,15 @@ class NcclCommunicator : public Communicator {
 };
 
 std::unique_ptr<Communicator> joined(Device device, const ncclUniqueId& id,
-                                     std::shared_ptr<Communicator> host, int rank, int size,
+                                     std::shared_ptr<Communicator> host,
+                                     std::shared_ptr<Lifeline> line, int rank, int size,
                                      std::chrono::milliseconds timeout) {
   cuda::check(cudaSetDevice(device.index), "choosing the GPU");
   ncclComm_t group = nullptr;
   check_nccl(ncclCommInitRank(&group, size, id, rank),
              fmt::format("joining {} ranks on {}", size, device.text()));
-  return std::make_unique<NcclCommunicator>(device, group, std::move(host), rank, size, timeout);
+  return std::make_unique<NcclCommunicator>(device, group, std::move(host), std::move(line), rank,
+                                            size, timeout);
 }
 
 ncclUniqueId fresh_id(int rank) {
@@ -369,15 +412,15 @@ std::unique_ptr<Communicator> nccl_group(Device device, std::shared_ptr<Communic
   host->broadcast(Tensor::wrap(reinterpret_cast<std::uint8_t*>(id.internal), {sizeof(id)}), 0,
                   "NCCL's identifier");
   const int rank = host->rank(), size = host->size();
-  return joined(device, id, std::move(host), rank, size, timeout);
+  return joined(device, id, std::move(host), nullptr, rank, size, timeout);
 }
 
 std::unique_ptr<Communicator> nccl_group(Device device, const Launch& launch,
                                          std::chrono::milliseconds timeout) {
   ncclUniqueId id = fresh_id(launch.rank);
-  share_from_rank_0(launch.master, launch.rank, launch.size,
-                    std::as_writable_bytes(std::span(id.internal)), timeout);
-  return joined(device, id, nullptr, launch.rank, launch.size, timeout);
+  auto line = share_from_rank_0(launch.master, launch.rank, launch.size,
+                                std::as_writable_bytes(std::span(id.internal)), timeout);
+  return joined(device, id, nullptr, std::move(line), launch.rank, launch.size, timeout);
 }
 
 }  // namespace metala

@@ -69,6 +69,17 @@ void Engine::call(const std::string& what, const std::function<int()>& f) {
   wait(*submit(what, [&f](std::vector<MPI_Request>&) { return f(); }));
 }
 
+std::string Engine::missing() {
+  std::string found;
+  // Not an operation that others take part in: it does not count.
+  call("roll call", [&] {
+    --started_;
+    found = roll_call();
+    return MPI_SUCCESS;
+  });
+  return found;
+}
+
 void Engine::abort() {
   // Its own thread may be inside MPI and never come back, so nobody waits for it for long.
   submit("abort", [](std::vector<MPI_Request>&) { return MPI_Abort(MPI_COMM_WORLD, 1); });
@@ -152,7 +163,7 @@ bool Engine::advance(const std::shared_ptr<Job>& job) {
   } else if (done != 0) {
     finish(job, "");
   } else if (Clock::now() > job->deadline) {
-    finish(job, roll_call());
+    finish(job, failure_after_timeout());
   } else {
     return false;
   }
@@ -183,6 +194,14 @@ void Engine::answer_roll_calls() {
     MPI_Isend(&answered_, 1, MPI_INT64_T, status.MPI_SOURCE, answer, roll_, &request);
     MPI_Request_free(&request);
   }
+}
+
+std::string Engine::failure_after_timeout() {
+  const std::string missing = roll_call();
+  return fmt::format("no end within {} s{}", std::chrono::duration<double>(timeout_).count(),
+                     missing.empty() ? ", though all ranks take part; is the network down, or "
+                                       "--communication-timeout too short?"
+                                     : ": " + missing);
 }
 
 // Asks every rank how many operations it has taken part in, and says who is behind or silent.
@@ -217,19 +236,14 @@ std::string Engine::roll_call() {
       behind.push_back(rank);
     }
   }
-  const auto seconds = std::chrono::duration<double>(timeout_).count();
   if (!silent.empty()) {
-    return fmt::format("no end within {} s: rank {} does not answer; it has died or been stopped",
-                       seconds, fmt::join(silent, ", "));
+    return fmt::format("rank {} does not answer; it has died or been stopped",
+                       fmt::join(silent, ", "));
   }
   if (!behind.empty()) {
-    return fmt::format("no end within {} s: rank {} lives but has not come to it", seconds,
-                       fmt::join(behind, ", "));
+    return fmt::format("rank {} lives but has not come to it", fmt::join(behind, ", "));
   }
-  return fmt::format(
-      "no end within {} s, though all ranks take part; is the network down, or "
-      "--communication-timeout too short?",
-      seconds);
+  return "";
 }
 
 }  // namespace metala::mpi

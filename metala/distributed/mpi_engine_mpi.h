@@ -48,6 +48,8 @@ class Engine {
   void wait(Job&);
   // Runs f on the thread of MPI.
   void call(const std::string& what, const std::function<int()>& f);
+  // Calls the roll: who does not answer, or is behind; empty: nobody.
+  std::string missing();
   [[noreturn]] void abort();
 
  private:
@@ -58,6 +60,7 @@ class Engine {
   void finish(const std::shared_ptr<Job>&, std::string failure);
   void answer_roll_calls();
   std::string roll_call();
+  std::string failure_after_timeout();
 
   const std::chrono::milliseconds timeout_;
   int rank_ = 0, size_ = 1;

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <memory>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "metala/base/error.h"
@@ -37,6 +38,7 @@ class Socket {
   Socket(const Socket&) = delete;
   Socket& operator=(const Socket&) = delete;
   int get() const { return fd_; }
+  int release() { return std::exchange(fd_, -1); }
 
   // Until it can be read or written, or time runs out.
   bool ready(short events, Clock::time_point until) const {
@@ -112,40 +114,45 @@ int connected_socket(const std::string& master) {
   return -1;
 }
 
-void hand_out(const std::string& master, int size, std::span<const std::byte> bytes,
-              Clock::time_point until) {
+std::unique_ptr<Lifeline> hand_out(const std::string& master, int size,
+                                   std::span<const std::byte> bytes, Clock::time_point until) {
   const Socket door(listening_socket(master));
+  std::vector<std::unique_ptr<Socket>> guests(static_cast<std::size_t>(size - 1));
   std::vector<int> missing;
   for (int rank = 1; rank < size; ++rank) missing.push_back(rank);
   while (!missing.empty()) {
     require(door.ready(POLLIN, until), "rank 0: rank {} of {} did not come to {}",
             fmt::join(missing, ", "), size, master);
-    const Socket guest(accept4(door.get(), nullptr, nullptr, SOCK_CLOEXEC));
-    if (guest.get() < 0) continue;
+    auto guest = std::make_unique<Socket>(accept4(door.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    if (guest->get() < 0) continue;
     // A stranger may hold the door for two seconds, no longer.
     const auto patience = std::min(until, Clock::now() + std::chrono::seconds(2));
     Greeting greeting;
     const Greeting wanted;
-    if (!guest.receive_all(std::as_writable_bytes(std::span(&greeting, 1)), patience) ||
+    if (!guest->receive_all(std::as_writable_bytes(std::span(&greeting, 1)), patience) ||
         std::memcmp(greeting.magic, wanted.magic, sizeof(wanted.magic)) != 0) {
       continue;
     }
     require(greeting.size == size, "rank {} was told of {} ranks, rank 0 of {}", greeting.rank,
             greeting.size, size);
-    if (guest.send_all(bytes, patience)) std::erase(missing, greeting.rank);
+    if (!guest->send_all(bytes, patience) || std::erase(missing, greeting.rank) == 0) continue;
+    guests[static_cast<std::size_t>(greeting.rank - 1)] = std::move(guest);
   }
+  std::vector<int> sockets;
+  for (const auto& guest : guests) sockets.push_back(guest->release());
+  return std::make_unique<Lifeline>(0, size, std::move(sockets));
 }
 
-void fetch(const std::string& master, int rank, int size, std::span<std::byte> bytes,
-           Clock::time_point until) {
+std::unique_ptr<Lifeline> fetch(const std::string& master, int rank, int size,
+                                std::span<std::byte> bytes, Clock::time_point until) {
   do {
-    const Socket door(connected_socket(master));
+    Socket door(connected_socket(master));
     Greeting greeting;
     greeting.rank = rank;
     greeting.size = size;
     if (door.get() >= 0 && door.send_all(std::as_bytes(std::span(&greeting, 1)), until) &&
         door.receive_all(bytes, until)) {
-      return;
+      return std::make_unique<Lifeline>(rank, size, std::vector<int>{door.release()});
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
   } while (Clock::now() < until);
@@ -154,11 +161,12 @@ void fetch(const std::string& master, int rank, int size, std::span<std::byte> b
 
 }  // namespace
 
-void share_from_rank_0(const std::string& master, int rank, int size, std::span<std::byte> bytes,
-                       std::chrono::milliseconds timeout) {
+std::unique_ptr<Lifeline> share_from_rank_0(const std::string& master, int rank, int size,
+                                            std::span<std::byte> bytes,
+                                            std::chrono::milliseconds timeout) {
   const auto until = Clock::now() + timeout;
   if (rank == 0) return hand_out(master, size, bytes, until);
-  fetch(master, rank, size, bytes, until);
+  return fetch(master, rank, size, bytes, until);
 }
 
 }  // namespace metala

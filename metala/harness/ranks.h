@@ -1,12 +1,14 @@
-// The ranks of a test program that mpirun started.
+// The ranks of a test program that mpirun, or torchrun's variables, started.
 #pragma once
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <chrono>
 #include <cstdio>
 #include <memory>
 
+#include "metala/device/open_device.h"
 #include "metala/distributed/world.h"
 
 namespace metala::harness {
@@ -17,10 +19,15 @@ inline std::unique_ptr<Communicator>& world_slot() {
 }
 
 // All of them; time is bounded, so that a rank that fails does not leave the others waiting.
+// Without MPI they meet on their GPUs, and tensors on the CPU travel through those.
 inline Communicator& world() {
   auto& slot = world_slot();
   if (!slot) {
-    slot = open_world(launch_from(environment_variable), {}, std::chrono::minutes(5));
+    const Launch launch = launch_from(environment_variable);
+    const bool on_gpus = launch.size > 1 && !launch.by_mpi;
+    slot = open_world(launch,
+                      on_gpus ? open_device(fmt::format("cuda:{}", launch.local_rank)) : Device{},
+                      std::chrono::minutes(5));
   }
   return *slot;
 }

@@ -1,6 +1,7 @@
 // BackgroundTask: one job at a time on a thread of its own.
 #pragma once
 
+#include <atomic>
 #include <exception>
 #include <functional>
 #include <thread>
@@ -20,14 +21,19 @@ class BackgroundTask {
   // Waits for the job before, then starts this one. Throws what the job before threw.
   void start(std::function<void()> job) {
     wait();
+    ended_ = false;
     thread_ = std::thread([this, job = std::move(job)] {
       try {
         job();
       } catch (...) {
         failure_ = std::current_exception();
       }
+      ended_ = true;
     });
   }
+
+  // Whether there is nothing to wait for.
+  bool ended() const { return ended_; }
 
   // Throws what the job threw.
   void wait() {
@@ -36,8 +42,9 @@ class BackgroundTask {
   }
 
  private:
-  std::thread thread_;
+  std::atomic<bool> ended_ = true;
   std::exception_ptr failure_;
+  std::thread thread_;
 };
 
 }  // namespace metala

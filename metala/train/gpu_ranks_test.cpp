@@ -7,7 +7,7 @@
 #include "metala/device/open_device.h"
 #include "metala/harness/compare.h"
 #include "metala/harness/ranks.h"
-#include "metala/train/mqar_task.h"
+#include "metala/harness/recall_model.h"
 #include "metala/train/trainer.h"
 
 namespace metala {
@@ -25,9 +25,10 @@ class GpuRanks : public testing::Test {
     } catch (const Error&) {
       ready = false;
     }
-    if (world().any(!ready, "GPUs")) GTEST_SKIP() << "needs NCCL and a GPU for each rank";
-    const std::shared_ptr<Communicator> host(&world(), [](Communicator*) {});  // not ours to end
-    group_ = gpu_group(gpu_, host, std::chrono::minutes(5));
+    if (world().size() == 1 || world().any(!ready, "GPUs"))
+      GTEST_SKIP() << "needs NCCL and a GPU for each rank";
+    const std::shared_ptr<Communicator> all(&world(), [](Communicator*) {});  // not ours to end
+    group_ = launch.by_mpi ? gpu_group(gpu_, all, std::chrono::minutes(5)) : all;
   }
 
   Tensor numbered(std::int64_t count, DType type = DType::f32) const {
@@ -43,7 +44,7 @@ class GpuRanks : public testing::Test {
   }
 
   Device gpu_;
-  std::unique_ptr<Communicator> group_;
+  std::shared_ptr<Communicator> group_;
 };
 
 TEST_F(GpuRanks, ReduceScatterAndAllGatherMakeTheSumOfAll) {
@@ -86,19 +87,8 @@ TEST_F(GpuRanks, NumbersOnTheCpuTravelToo) {
 }
 
 TEST_F(GpuRanks, TrainingGivesTheLossesOfOneGpu) {
-  MqarOptions mqar;
-  mqar.vocabulary = 128;
-  mqar.batch = 16;
-  mqar.training_examples = 1000;
-  mqar.validation_examples = 16;
-  const MqarTask task(mqar);
-  Config config;
-  config.width = config.query_width = 64;
-  config.layers = config.heads = 2;
-  config.vocab_size = 128;
-  config.channel_mixer = ChannelMixer::identity;
-  config.norm = NormType::layernorm;
-  config.tie_word_embeddings = true;
+  const MqarTask task = harness::small_recall_task();
+  const Config config = harness::small_recall_model();
   const auto losses = [&](Communicator& ranks, DType type) {
     TrainerOptions options;
     options.device = gpu_;

@@ -39,9 +39,10 @@ void keep_until(const std::string& path, std::int64_t step) {
 
 }  // namespace
 
-Metrics::Metrics(const std::string& run, std::int64_t step)
-    : path_(run + "/metrics.jsonl"), events_(run) {
+Metrics::Metrics(const std::string& run, std::int64_t step) : path_(run + "/metrics.jsonl") {
   if (std::filesystem::exists(path_)) keep_until(path_, step);
+  keep_tensorboard_events_until(run, step);
+  events_.emplace(run);
   lines_.open(path_, std::ios::binary | std::ios::app);
   require(lines_.good(), "{}: cannot write", path_);
 }
@@ -55,11 +56,11 @@ void Metrics::record(std::int64_t step, const MetricValues& values) {
     } else {
       line[name] = nullptr;
     }
-    events_.scalar(step, name, value);
+    events_->scalar(step, name, value);
   }
   lines_ << line.dump() << "\n";
   lines_.flush();
-  events_.flush();
+  events_->flush();
   require(lines_.good(), "{}: write failed; is the disk full?", path_);
 }
 

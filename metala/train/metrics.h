@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <fstream>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,9 +18,9 @@ using MetricValues = std::vector<std::pair<std::string, double>>;
 
 class Metrics {
  public:
-  // Goes on with RUN/metrics.jsonl after `step` steps: records of later steps, left by a run that
-  // was killed after its last checkpoint, are dropped. Throws Error if the folder cannot be
-  // written or the file is not one of ours.
+  // Goes on with the run's records after `step` steps: those of later steps, left by a run that was
+  // killed after its last checkpoint, are dropped. Throws Error if the folder cannot be written or
+  // metrics.jsonl is not one of ours.
   Metrics(const std::string& run, std::int64_t step);
 
   // Flushed at once. Not-a-number values are written as null.
@@ -28,7 +29,7 @@ class Metrics {
  private:
   std::string path_;
   std::ofstream lines_;
-  TensorBoardWriter events_;
+  std::optional<TensorBoardWriter> events_;
 };
 
 // The points (step, value) of one metric in a metrics.jsonl.

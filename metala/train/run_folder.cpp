@@ -181,56 +181,94 @@ RunLock::~RunLock() {
   close(file_);
 }
 
-void save_checkpoint_of_run(Communicator& ranks, const std::string& run, std::int64_t step,
-                            const RunState& state,
-                            const std::function<void(const std::string& folder)>& save_tokenizer,
-                            std::int64_t keep) {
-  const fs::path place = fs::path(run) / folder_name(step);
-  const fs::path aside = place.string() + ".partial";
-  const bool first = ranks.rank() == 0;
-  std::error_code failure;
-  const auto phase = [&](const std::function<void()>& f) {
-    together(ranks, [&] {
-      try {
-        f();
-      } catch (const fs::filesystem_error& e) {
-        fail("{}: cannot save: {}", place.string(), e.what());
-      }
-    });
-  };
+namespace {
+
+// What all ranks do, or none has done: with file names and reasons of the operating system.
+void phase(Communicator& ranks, const std::string& place, const std::function<void()>& f) {
+  together(ranks, [&] {
+    try {
+      f();
+    } catch (const fs::filesystem_error& e) {
+      fail("{}: cannot save: {}", place, e.what());
+    }
+  });
+}
+
+}  // namespace
+
+CheckpointSave::CheckpointSave(Communicator& ranks, const std::string& run, std::int64_t step,
+                               std::function<RunState()> state,
+                               std::function<void(const std::string& folder)> save_tokenizer,
+                               std::int64_t keep)
+    : ranks_(ranks),
+      run_(run),
+      place_((fs::path(run) / folder_name(step)).string()),
+      aside_(place_ + ".partial"),
+      keep_(keep) {
+  phase(ranks_, place_, [&] {
+    if (ranks_.rank() != 0) return;
+    std::error_code none;
+    fs::remove_all(aside_, none);
+    fs::create_directories(aside_);
+  });
+  writing_.start([this, state = std::move(state), save_tokenizer = std::move(save_tokenizer)] {
+    write(state, save_tokenizer);
+  });
+}
+
+void CheckpointSave::write(
+    const std::function<RunState()>& state,
+    const std::function<void(const std::string& folder)>& save_tokenizer) const {
+  const fs::path aside = aside_;
+  const RunState now = state();
+  write_safetensors((aside / optimizer_file(ranks_)).string(), now.optimizer, {});
+  note_checksum(aside / optimizer_file(ranks_));
+  if (ranks_.rank() != 0) return;
+  save_checkpoint(aside.string(), now.config, now.parameters);
+  for (const auto& entry : fs::directory_iterator(aside)) {
+    if (entry.path().filename().string().starts_with("model")) note_checksum(entry.path());
+  }
+  if (save_tokenizer) save_tokenizer(aside.string());
+  write_file_atomically((aside / "trainer.json").string(), now.trainer_json);
+  if (!now.configuration.empty()) {
+    write_file_atomically((aside / "run.yml").string(), now.configuration);
+  }
+}
+
+bool CheckpointSave::advance() {
+  if (complete_) return true;
+  if (ranks_.any(!writing_.ended(), "ranks that are still saving")) return false;
+  complete();
+  return true;
+}
+
+void CheckpointSave::finish() {
+  if (!complete_) complete();
+}
+
+void CheckpointSave::complete() {
+  complete_ = true;  // or failed: there is nothing more to do
+  const bool first = ranks_.rank() == 0;
   try {
-    phase([&] {
+    phase(ranks_, place_, [&] { writing_.wait(); });
+    phase(ranks_, place_, [&] {
       if (!first) return;
-      fs::remove_all(aside, failure);
-      fs::create_directories(aside);
-    });
-    phase([&] {
-      write_safetensors((aside / optimizer_file(ranks)).string(), state.optimizer, {});
-      note_checksum(aside / optimizer_file(ranks));
-      if (!first) return;
-      save_checkpoint(aside.string(), state.config, state.parameters);
-      if (save_tokenizer) save_tokenizer(aside.string());
-      write_file_atomically((aside / "trainer.json").string(), state.trainer_json);
-      if (!state.configuration.empty()) {
-        write_file_atomically((aside / "run.yml").string(), state.configuration);
-      }
-    });
-    phase([&] {
-      if (!first) return;
-      write_marker(aside, ranks.size());
-      fs::remove_all(place);  // a folder of that name is incomplete, or this very step saved before
-      fs::rename(aside, place);
-      sync_folder(run);
+      write_marker(aside_, ranks_.size());
+      fs::remove_all(place_);  // a folder of that name is incomplete, or this step saved before
+      fs::rename(aside_, place_);
+      sync_folder(run_);
     });
   } catch (...) {
-    if (first) fs::remove_all(aside, failure);
+    std::error_code none;
+    if (first) fs::remove_all(aside_, none);
     throw;
   }
-  if (!first) return;
-  const auto all = checkpoints(run);
-  for (std::size_t i = 0; keep > 0 && i + static_cast<std::size_t>(keep) < all.size(); ++i) {
-    fs::remove_all(all[i].folder, failure);
-  }
+  if (!first || keep_ == 0) return;
+  writing_.start([run = run_, keep = static_cast<std::size_t>(keep_)] {
+    const auto all = checkpoints(run);
+    std::error_code none;
+    for (std::size_t i = 0; i + keep < all.size(); ++i) fs::remove_all(all[i].folder, none);
+  });
 }
 
 void verify_checkpoint_of_run(const RunCheckpoint& checkpoint) {

@@ -23,6 +23,7 @@
 #include "metala/base/tensor.h"
 #include "metala/distributed/communicator.h"
 #include "metala/model/config.h"
+#include "metala/train/background_task.h"
 
 namespace metala {
 
@@ -44,13 +45,38 @@ struct RunState {
   std::string configuration = {};  // of a run that has one, as YAML: run.yml
 };
 
-// All ranks together write RUN/step-N; the oldest checkpoints beyond `keep` are removed (0: keep
-// all). `save_tokenizer` is given the folder to write its files into, on rank 0. When a rank fails,
-// nothing new is left behind and all throw.
-void save_checkpoint_of_run(Communicator&, const std::string& run, std::int64_t step,
-                            const RunState&,
-                            const std::function<void(const std::string& folder)>& save_tokenizer,
-                            std::int64_t keep);
+// A checkpoint that all ranks write together, RUN/step-N, while they go on. They make the objects,
+// call `advance` and `finish` at the same moments. When a rank fails, nothing new is left behind
+// and all throw. The oldest checkpoints beyond `keep` are removed (0: keep all).
+class CheckpointSave {
+ public:
+  // `state` is called on a thread of its own and gives what this rank writes; on ranks other than 0
+  // only its optimizer counts. `save_tokenizer` is given the folder to write its files into, on
+  // rank 0.
+  CheckpointSave(Communicator&, const std::string& run, std::int64_t step,
+                 std::function<RunState()> state,
+                 std::function<void(const std::string& folder)> save_tokenizer, std::int64_t keep);
+  // What was not finished does not count as a checkpoint.
+  ~CheckpointSave() = default;
+  CheckpointSave(const CheckpointSave&) = delete;
+  CheckpointSave& operator=(const CheckpointSave&) = delete;
+
+  // Completes the checkpoint if the files of all ranks are there by now; whether it is complete.
+  bool advance();
+  // Waits for them and completes it.
+  void finish();
+
+ private:
+  void write(const std::function<RunState()>& state,
+             const std::function<void(const std::string& folder)>& save_tokenizer) const;
+  void complete();
+
+  Communicator& ranks_;
+  const std::string run_, place_, aside_;
+  const std::int64_t keep_;
+  bool complete_ = false;
+  BackgroundTask writing_;
+};
 
 // Reads every file and throws Error naming the first whose checksum is not the one in COMPLETE.
 void verify_checkpoint_of_run(const RunCheckpoint&);

@@ -20,6 +20,11 @@ std::string tensorboard_record(std::string_view event);
 std::string version_event(double wall_time);
 std::string scalar_event(double wall_time, std::int64_t step, std::string_view tag, float value);
 
+// Drops the scalars of steps after `step` from the folder's event files: what a run that was killed
+// did after its last checkpoint. A file is cut where it stops being one, as readers do; what does
+// not begin as an event file is left alone.
+void keep_tensorboard_events_until(const std::string& folder, std::int64_t step);
+
 class TensorBoardWriter {
  public:
   // Creates events.out.tfevents.TIME.HOST.PID in the folder.

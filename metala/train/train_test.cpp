@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <numeric>
 #include <set>
 
 #include "metala/base/error.h"
@@ -215,6 +216,27 @@ TEST(TensorBoard, RecordsMatchTheFormatsExamplesByteForByte) {
   EXPECT_EQ(tensorboard_record(scalar_event(2.0, 7, "train/loss", 2.5f)), second);
 }
 
+TEST(TensorBoard, EventsAfterTheCheckpointOfAResumedRunAreDropped) {
+  const TemporaryFolder folder;
+  const std::string name = folder / "events.out.tfevents.0000000001.host.2";
+  std::vector<std::string> records = {tensorboard_record(version_event(1.0))};
+  for (std::int64_t step = 1; step <= 300; ++step) {  // steps of one and of two bytes
+    records.push_back(tensorboard_record(scalar_event(2.0, step, "train/loss", 2.5f)));
+  }
+  const auto joined = [&](std::size_t count) {
+    return std::accumulate(records.begin(), records.begin() + static_cast<std::ptrdiff_t>(count),
+                           std::string());
+  };
+  write_file_atomically(name, joined(301) + records.back().substr(0, 20));
+  const std::string other = "not events at all";
+  write_file_atomically(folder / "events.out.tfevents.notes", other);
+  keep_tensorboard_events_until(folder.path(), 200);
+  EXPECT_EQ(read_file(name, 1 << 20), joined(201));
+  EXPECT_EQ(read_file(folder / "events.out.tfevents.notes", 100), other);
+  Metrics(folder.path(), 2);
+  EXPECT_EQ(read_file(name, 1 << 20), joined(3));
+}
+
 TEST(Metrics, AResumedRunDropsTheRecordsAfterItsCheckpoint) {
   const TemporaryFolder folder;
   {
@@ -287,6 +309,18 @@ TEST(Flops, AreThoseOfTheFormulaInNumbers) {
   EXPECT_EQ(training_flops_per_token(c), 6 * matrices + 3 * recurrence);
   c.tie_word_embeddings = false;  // looking a row up costs nothing
   EXPECT_EQ(training_flops_per_token(c), 6 * matrices + 3 * recurrence);
+}
+
+TEST(Flops, PeaksOfGpusAreFoundByTheirDriversNames) {
+  EXPECT_EQ(peak_tflops("NVIDIA H200"), 989.5);
+  EXPECT_EQ(peak_tflops("NVIDIA H100 80GB HBM3"), 989.5);
+  EXPECT_EQ(peak_tflops("NVIDIA H100 PCIe"), 756);
+  EXPECT_EQ(peak_tflops("NVIDIA A100-SXM4-80GB"), 312);
+  EXPECT_EQ(peak_tflops("NVIDIA L40S"), 362);
+  EXPECT_EQ(peak_tflops("NVIDIA L40"), 181);
+  EXPECT_EQ(peak_tflops("NVIDIA L4"), 121);
+  EXPECT_EQ(peak_tflops("NVIDIA GeForce GTX 1080"), 0);
+  EXPECT_EQ(peak_tflops(""), 0);
 }
 
 TEST(SpikeGuard, ScoresStandOutFromTheLast128Steps) {

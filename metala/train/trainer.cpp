@@ -70,10 +70,9 @@ bool SavePlan::due(std::int64_t step) const {
 }
 
 bool Trainer::run(const TrainerEvents& events) {
-  std::int64_t saved = -1;
   const auto save = [&] {
-    if (events.save && saved != step_) events.save(step_);
-    saved = step_;
+    if (events.save && saved_ != step_) events.save(step_);
+    saved_ = step_;
   };
   if (step_ == 0 && options_.save.due(0)) save();
   bool stop = false, interrupted = false;
@@ -215,7 +214,7 @@ ValidationReport Trainer::validate(const TrainingTask& task) {
 
 void Trainer::restore(std::int64_t step, const std::map<std::string, Tensor>& optimizer_states) {
   optimizer_.restore(optimizer_states);
-  step_ = step;
+  step_ = saved_ = step;
 }
 
 }  // namespace metala

@@ -129,6 +129,7 @@ class Trainer {
   ZeroOptimizer optimizer_;
   LanguageModel model_;
   std::int64_t step_ = 0;
+  std::int64_t saved_ = -1;  // the step that a checkpoint holds
   Arena arena_;
   Tensor sums_, norm_;  // of a step, on the device
   SpikeGuard guard_;

@@ -3,8 +3,8 @@
 #include <cmath>
 
 #include "metala/harness/gpu.h"
+#include "metala/harness/recall_model.h"
 #include "metala/model/parameters.h"
-#include "metala/train/mqar_task.h"
 #include "metala/train/trainer.h"
 
 namespace metala {
@@ -14,20 +14,9 @@ class TrainerOnGpu : public harness::GpuTest {
  protected:
   // Losses of the first steps of a small model that learns associative recall.
   static std::vector<double> losses(Device device, DType type, std::int64_t steps) {
-    MqarOptions mqar;
-    mqar.vocabulary = 128;
-    mqar.batch = 16;
-    mqar.training_examples = 1000;
-    mqar.validation_examples = 16;
-    const MqarTask task(mqar);
-    Config config;
-    config.width = config.query_width = 64;
-    config.layers = config.heads = 2;
-    config.vocab_size = 128;
-    config.channel_mixer = ChannelMixer::identity;
-    config.norm = NormType::layernorm;
+    const MqarTask task = harness::small_recall_task();
+    Config config = harness::small_recall_model();
     config.embedding_dropout = 0.1;
-    config.tie_word_embeddings = true;
     TrainerOptions options;
     options.device = device;
     options.dtype = type;

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "metala/base/error.h"
+#include "metala/device/fetch.h"
 #include "metala/model/stacks.h"
 
 namespace metala {
@@ -41,6 +42,11 @@ bool decays(const std::string& name, const Tensor& value, bool decay_all) {
 
 Tensor flat(const Tensor& t) {
   return t.reshape({t.count()});
+}
+
+// Of a snapshot, which nobody else writes to.
+Tensor on_cpu(const Tensor& t) {
+  return t.device().is_cpu() ? t : fetch(t);
 }
 
 std::int64_t automatic_bucket(int ranks) {
@@ -320,16 +326,53 @@ std::string ZeroOptimizer::first_not_finite() const {
   return "";
 }
 
-std::map<std::string, Tensor> ZeroOptimizer::weights() const {
-  std::map<std::string, Tensor> all;
+ZeroOptimizer::Snapshot ZeroOptimizer::snapshot(bool with_weights) const {
+  std::int64_t elements = 0, widest = 0;
   for (const auto& bucket : buckets_) {
-    Tensor whole = bucket.working;
-    if (bucket.working_type != DType::f32) {
-      whole = Tensor::uninitialized({bucket.count}, DType::f32, options_.device);
-      ranks_.all_gather(bucket.weights, whole, "weights for a checkpoint");
+    elements += 2 * bucket.first.count() + (with_weights ? bucket.count : 0);
+    if (bucket.working_type != DType::f32) widest = std::max(widest, bucket.count);
+  }
+  Tensor room;
+  try {
+    room = Tensor::uninitialized({elements + widest}, DType::f32, options_.device);
+  } catch (const Error&) {
+    if (options_.device.is_cpu()) throw;  // else what is copied goes to the CPU
+  }
+  std::int64_t taken = 0;
+  const auto take = [&](std::int64_t count) {
+    if (!room.defined()) return Tensor::uninitialized({count}, DType::f32, options_.device);
+    taken += count;
+    return room.rows(taken - count, taken);
+  };
+  const auto copied = [&](const Tensor& t) {
+    if (!room.defined()) return t.to({});
+    const Tensor there = take(t.count());
+    there.copy_from(t);
+    return there;
+  };
+  Snapshot all;
+  for (const auto& bucket : buckets_) {
+    all.first.push_back(copied(bucket.first));
+    all.second.push_back(copied(bucket.second));
+    if (bucket.working_type == DType::f32) {
+      if (with_weights) all.weights.push_back(copied(bucket.working));
+      continue;
     }
-    whole = whole.to({});
-    for (const auto& span : bucket.spans) {
+    const Tensor whole = with_weights || !room.defined()
+                             ? take(bucket.count)
+                             : room.rows(elements, elements + bucket.count);
+    ranks_.all_gather(bucket.weights, whole, "weights for a checkpoint");
+    if (with_weights) all.weights.push_back(room.defined() ? whole : whole.to({}));
+  }
+  memory_of(options_.device).synchronize();
+  return all;
+}
+
+std::map<std::string, Tensor> ZeroOptimizer::weights(const Snapshot& snapshot) const {
+  std::map<std::string, Tensor> all;
+  for (std::size_t i = 0; i < snapshot.weights.size(); ++i) {
+    const Tensor whole = on_cpu(snapshot.weights[i]);
+    for (const auto& span : buckets_[i].spans) {
       all.emplace(span.name,
                   whole.rows(span.begin, span.begin + span.shape.count()).reshape(span.shape));
     }
@@ -337,11 +380,11 @@ std::map<std::string, Tensor> ZeroOptimizer::weights() const {
   return all;
 }
 
-std::map<std::string, Tensor> ZeroOptimizer::state() const {
+std::map<std::string, Tensor> ZeroOptimizer::state(const Snapshot& snapshot) const {
   std::map<std::string, Tensor> all;
-  for (const auto& bucket : buckets_) {
-    const Tensor first = bucket.first.to({}), second = bucket.second.to({});
-    for (const auto& part : owned_parts(bucket)) {
+  for (std::size_t i = 0; i < buckets_.size(); ++i) {
+    const Tensor first = on_cpu(snapshot.first[i]), second = on_cpu(snapshot.second[i]);
+    for (const auto& part : owned_parts(buckets_[i])) {
       const auto add = [&](const std::string& name, const Tensor& from) {
         const Tensor values = from.rows(part.at, part.at + part.end - part.begin);
         if (part.whole()) {

@@ -58,12 +58,24 @@ class ZeroOptimizer {
   // The first owned tensor with a gradient that is not finite; empty: there is none.
   std::string first_not_finite() const;
 
-  // All weights, whole, f32 on the CPU. All ranks call it; what it returns may share the memory
-  // that `update` writes.
-  std::map<std::string, Tensor> weights() const;
+  // Weights and moments of one moment, where they were computed; what training does afterwards does
+  // not change them.
+  struct Snapshot {
+    std::vector<Tensor> weights;        // of each bucket, whole, f32; none unless wanted
+    std::vector<Tensor> first, second;  // of each bucket, what this rank owns
+  };
+  // All ranks call it. It takes as long as copying takes on the device, where there is room for the
+  // copy; else they are copied to the CPU at once.
+  Snapshot snapshot(bool with_weights) const;
+
+  // All weights, whole, f32 on the CPU: from a snapshot, beside whatever the device does; or now,
+  // all ranks together.
+  std::map<std::string, Tensor> weights(const Snapshot&) const;
+  std::map<std::string, Tensor> weights() const { return weights(snapshot(true)); }
   // What this rank owns of the moments, on the CPU: whole tensors as "first_moment.NAME" and
   // "second_moment.NAME", elements [b, e) of one as "first_moment.NAME[b:e]".
-  std::map<std::string, Tensor> state() const;
+  std::map<std::string, Tensor> state(const Snapshot&) const;
+  std::map<std::string, Tensor> state() const { return state(snapshot(false)); }
   // Takes what this rank owns out of the states of any number of ranks. Throws Error naming what
   // is missing or misshapen.
   void restore(const std::map<std::string, Tensor>& states);
