@@ -75,6 +75,7 @@ TEST_F(Lines, ARankThatIsKilledIsKnownToAllAtOnce) {
 TEST_F(Lines, ARankThatIsStoppedIsNamedWhenAllAreAsked) {
   EXPECT_EQ(line_->missing(10s), "");
   kill(ranks_[0], SIGSTOP);
+  ASSERT_EQ(waitpid(ranks_[0], nullptr, WUNTRACED), ranks_[0]);  // it has stopped by now
   EXPECT_EQ(line_->missing(300ms), "rank 1 does not answer; it hangs or was stopped");
   EXPECT_EQ(line_->lost(), "");
   kill(ranks_[0], SIGCONT);
