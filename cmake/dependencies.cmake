@@ -1,6 +1,5 @@
 # Everything metala stands on, found among the system's packages (tools/packages.txt names them).
 find_package(Threads REQUIRED)
-find_package(OpenMP REQUIRED COMPONENTS CXX)
 find_package(PkgConfig REQUIRED)
 find_package(fmt REQUIRED)
 find_package(spdlog REQUIRED)

@@ -64,7 +64,7 @@ function(metala_library)
   target_compile_definitions(metala PRIVATE METALA_VERSION="${PROJECT_VERSION}")
   target_link_libraries(metala
     PUBLIC fmt::fmt
-    PRIVATE $<BUILD_INTERFACE:metala_options> nlohmann_json::nlohmann_json OpenMP::OpenMP_CXX
+    PRIVATE $<BUILD_INTERFACE:metala_options> nlohmann_json::nlohmann_json
             Threads::Threads PkgConfig::openblas PkgConfig::hwy PkgConfig::sentencepiece
             PkgConfig::oniguruma PkgConfig::utf8proc PkgConfig::yaml PkgConfig::zlib PkgConfig::zstd)
   if(METALA_CUDA_FOUND)
@@ -90,7 +90,7 @@ function(metala_room_benchmarks room)
   file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/metala/${room}/*.cpp)
   add_library(metala_benchmarks OBJECT ${benches} ${sources})
   target_link_libraries(metala_benchmarks
-    PRIVATE metala metala_options OpenMP::OpenMP_CXX benchmark::benchmark PkgConfig::openblas
+    PRIVATE metala metala_options benchmark::benchmark PkgConfig::openblas
             PkgConfig::hwy)
 endfunction()
 
@@ -105,7 +105,7 @@ function(metala_program room)
   target_compile_definitions(metala_program PRIVATE METALA_VERSION="${PROJECT_VERSION}")
   target_link_libraries(metala_program
     PRIVATE metala metala_benchmarks metala_options CLI11::CLI11 nlohmann_json::nlohmann_json
-            spdlog::spdlog benchmark::benchmark OpenMP::OpenMP_CXX PkgConfig::openblas
+            spdlog::spdlog benchmark::benchmark PkgConfig::openblas
             PkgConfig::hwy PkgConfig::edit)
 endfunction()
 
@@ -123,7 +123,7 @@ function(metala_test name)
   add_executable(${name} ${ARGN})
   target_compile_definitions(${name} PRIVATE METALA_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
   target_link_libraries(${name}
-    PRIVATE metala metala_options nlohmann_json::nlohmann_json OpenMP::OpenMP_CXX
+    PRIVATE metala metala_options nlohmann_json::nlohmann_json
             PkgConfig::openblas PkgConfig::hwy GTest::gtest_main rapidcheck)
   # Tests' own code is compiled in half the time at -O1 and waits for the library's anyway.
   target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O1>)
@@ -139,7 +139,7 @@ function(metala_ranks_tests)
   endif()
   add_executable(ranks_test ${tests} ${PROJECT_SOURCE_DIR}/tests/ranks_main.cpp)
   target_link_libraries(ranks_test
-    PRIVATE metala metala_options nlohmann_json::nlohmann_json OpenMP::OpenMP_CXX GTest::gtest
+    PRIVATE metala metala_options nlohmann_json::nlohmann_json GTest::gtest
             rapidcheck)
   target_compile_options(ranks_test PRIVATE $<$<CONFIG:Release>:-O1>)
   foreach(ranks 2 4)

@@ -1,13 +1,12 @@
 #include "metala/bench/machine_limits.h"
 
-#include <cblas.h>
-#include <omp.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
 
+#include "metala/base/threads.h"
 #include "metala/bench/read_memory.h"
+#include "metala/device/cpu/matrix_product.h"
 
 namespace metala::bench {
 namespace {
@@ -58,26 +57,29 @@ MachineLimits::MachineLimits()
 }
 
 void MachineLimits::read(const std::vector<Tensor>& tensors) {
-  float total = 0;
+  const auto parts = static_cast<std::int64_t>(thread_count());
+  std::vector<float> totals(static_cast<std::size_t>(parts));
   double bytes = 0;
   for (const auto& t : tensors) bytes += static_cast<double>(t.bytes());
   const auto start = std::chrono::steady_clock::now();
-#pragma omp parallel reduction(+ : total)
-  for (const auto& t : tensors) {
-    const auto words = static_cast<std::int64_t>(t.bytes() / sizeof(float));
-    const std::int64_t begin = words * omp_get_thread_num() / omp_get_num_threads();
-    const std::int64_t end = words * (omp_get_thread_num() + 1) / omp_get_num_threads();
-    total +=
-        add_up(static_cast<const float*>(t.raw()) + begin, static_cast<std::size_t>(end - begin));
-  }
+  parallel_tasks(parts, [&](std::int64_t i) {
+    float total = 0;
+    for (const auto& t : tensors) {
+      const auto words = static_cast<std::int64_t>(t.bytes() / sizeof(float));
+      const std::int64_t begin = words * i / parts, end = words * (i + 1) / parts;
+      total +=
+          add_up(static_cast<const float*>(t.raw()) + begin, static_cast<std::size_t>(end - begin));
+    }
+    totals[static_cast<std::size_t>(i)] = total;
+  });
   read_samples_.push_back(bytes / seconds_since(start));
-  sum_ = total;  // keeps the loads from being optimised away
+  for (const float total : totals) sum_ = sum_ + total;  // keeps the loads from being left out
 }
 
 double MachineLimits::product(int n) {
   const auto start = std::chrono::steady_clock::now();
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n, n, n, 1.0f, a_.data<float>(), n,
-              b_.data<float>(), n, 0.0f, c_.data<float>(), n);
+  const auto square = [n](const Tensor& t) { return Tensor::wrap(t.data<float>(), {n, n}); };
+  matrix_product(square(a_), Transpose::no, square(b_), Transpose::yes, 0, square(c_));
   return 2.0 * n * n * n / seconds_since(start);
 }
 

@@ -69,6 +69,15 @@ class RandomTask : public TrainingTask {
   LabelledBatch batch_;
 };
 
+Shares shares_of_profile(const Samples& profiled) {
+  Shares shares;
+  for (const auto& [name, entry] : profile::entries()) {
+    const double passes = static_cast<double>(profiled.seconds.size());
+    shares.emplace_back(name, entry.seconds / passes / profiled.mean());
+  }
+  return shares;
+}
+
 // Runs `pass` once to warm up, then timed and profiled. On a GPU the profile waits for every part,
 // so it has passes of its own.
 ComputeResult measure(std::int64_t tokens, std::int64_t repetitions, Device device,
@@ -90,15 +99,11 @@ ComputeResult measure(std::int64_t tokens, std::int64_t repetitions, Device devi
     for (int i = 0; i < 2; ++i) result.profiled.seconds.push_back(timed(pass));
     profile::enable(false);
   }
+  const profile::Entry products = profile::entries()["matrix products"];
   const auto count = static_cast<double>(result.profiled.seconds.size());
-  for (const auto& [name, entry] : profile::entries()) {
-    if (name == "matrix products") {
-      result.product_seconds = entry.seconds / count;
-      result.product_flops = entry.flops / count;
-    } else {
-      result.shares.emplace_back(name, entry.seconds / count);
-    }
-  }
+  result.product_seconds = products.seconds / count;
+  result.product_flops = products.flops / count;
+  result.shares = shares_of_profile(result.profiled);
   profile::clear();
   return result;
 }
@@ -185,6 +190,18 @@ DecodeResult DecodeBench::run(
     if (i < 4) continue;  // the first few warm caches and arena
     result.step.seconds.push_back(seconds);
     between(read);
+  }
+  if (device.is_cpu()) {  // steps on a GPU are replayed, not called part by part
+    profile::clear();
+    profile::enable(true);
+    for (std::int64_t i = 4; i < steps + 4; ++i) {
+      const std::span<const std::int32_t> next(ids.data() + i * batch,
+                                               static_cast<std::size_t>(batch));
+      result.profiled.seconds.push_back(timed([&] { stepper.advance(next); }));
+    }
+    profile::enable(false);
+    result.shares = shares_of_profile(result.profiled);
+    profile::clear();
   }
   return result;
 }

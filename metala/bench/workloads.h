@@ -22,6 +22,9 @@ struct Samples {
   double most() const;
 };
 
+// Parts of a workload by name, and their shares of its time where it was profiled.
+using Shares = std::vector<std::pair<std::string, double>>;
+
 // Where a model runs and how its weights are stored there.
 struct Place {
   Device device;
@@ -34,6 +37,8 @@ struct DecodeResult {
   std::int64_t batch = 1;
   std::int64_t weight_bytes = 0;  // bytes of weights that a step must read
   std::int64_t state_bytes = 0;   // bytes of state that a step reads and writes
+  Samples profiled;               // the steps that the shares are of, on a CPU
+  Shares shares;
   double tokens_per_second() const;
   double bytes_per_second() const;  // of weights
   double bytes_with_state_per_second() const;
@@ -63,7 +68,7 @@ struct ComputeResult {
   Samples profiled;            // the passes that the profile is of
   double product_seconds = 0;  // inside matrix products, a profiled pass
   double product_flops = 0;
-  std::vector<std::pair<std::string, double>> shares;  // profile: name, seconds a pass
+  Shares shares;
   double tokens_per_second() const;
 };
 

@@ -93,7 +93,8 @@ class Report {
                                {"tokens_per_second", r.tokens_per_second()},
                                {"weight_bytes", r.weight_bytes},
                                {"read_samples", limits_.read_samples()},
-                               {"share_of_read_bandwidth", share}});
+                               {"share_of_read_bandwidth", share},
+                               {"parts", said(r.shares)}});
   }
 
   void compute(const char* name, const bench::ComputeResult& r) {
@@ -111,7 +112,7 @@ class Report {
                              {"tokens_per_second", r.tokens_per_second()},
                              {"share_of_time_in_products", r.product_seconds / mean},
                              {"products_flops_per_second", rate},
-                             {"parts", shares(r)}});
+                             {"parts", said(r.shares)}});
       return;
     }
     say(fmt::format(
@@ -126,7 +127,7 @@ class Report {
          {"sgemm_samples", limits_.sgemm_samples()},
          {"share_of_time_in_products", r.product_seconds / mean},
          {"products_share_of_sgemm_peak", rate / limits_.sgemm_flops_per_second()},
-         {"parts", shares(r)}});
+         {"parts", said(r.shares)}});
   }
 
   void finish() const {
@@ -134,12 +135,11 @@ class Report {
   }
 
  private:
-  // Says what share of the profiled passes each part had.
-  ordered_json shares(const bench::ComputeResult& r) const {
+  ordered_json said(const bench::Shares& shares) const {
     ordered_json all;
-    for (const auto& [part, seconds] : r.shares) {
-      all[part] = seconds / r.profiled.mean();
-      say(fmt::format("          {:24} {:5.1f}%", part, 100 * seconds / r.profiled.mean()));
+    for (const auto& [part, share] : shares) {
+      all[part] = share;
+      say(fmt::format("          {:24} {:5.1f}%", part, 100 * share));
     }
     return all;
   }

@@ -73,11 +73,6 @@ void run(bool measure, bool as_json) {
   report["vector kernels"] = hwy::TargetName(hwy::SupportedTargets() & -hwy::SupportedTargets());
   report["matrix library"] = openblas_get_config();
   report["matrix kernels"] = openblas_get_corename();
-  if (openblas_get_parallel() != OPENBLAS_OPENMP) {
-    report["warning"] =
-        "the matrix library is not the OpenMP build and will compete with metala's own threads; "
-        "install libopenblas0-openmp and select it with update-alternatives";
-  }
   describe_gpus(report);
   if (measure) {
     bench::MachineLimits limits;

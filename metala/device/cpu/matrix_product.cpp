@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "metala/base/profile.h"
+#include "metala/base/threads.h"
 
 namespace metala {
 namespace {
@@ -25,6 +26,37 @@ CBLAS_TRANSPOSE blas(Transpose t) {
   return t == Transpose::yes ? CblasTrans : CblasNoTrans;
 }
 
+// The BLAS multiplies on the thread that calls it: were it to start threads of its own, they would
+// compete with the team's. Its OpenMP build asks every calling thread anew how many it may start.
+void keep_blas_on_this_thread() {
+  thread_local const bool done = (openblas_set_num_threads(1), true);
+  static_cast<void>(done);
+}
+
+struct Grid {
+  std::int64_t rows, columns;
+};
+
+// C in as many tiles as threads: one below the other while they are high enough, then beside each
+// other too (two halves of 512 to 2048 rows: 410 to 445 GFLOP/s; left and right: 350 to 430).
+Grid grid_for(std::int64_t m, std::int64_t n, std::int64_t k) {
+  constexpr double fewest_flops = 2e6;  // worth a thread: some ten microseconds
+  constexpr std::int64_t fewest_rows = 128;
+  const double flops =
+      2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
+  const auto most = static_cast<std::int64_t>(flops / fewest_flops);
+  const std::int64_t tiles = std::clamp<std::int64_t>(most, 1, thread_count());
+  std::int64_t rows = std::clamp<std::int64_t>(m / fewest_rows, 1, tiles);
+  while (tiles % rows != 0) --rows;
+  return {rows, tiles / rows};
+}
+
+// Where part i of `parts` begins: at whole vectors, where the BLAS's kernels are fastest.
+std::int64_t begin_of(std::int64_t i, std::int64_t parts, std::int64_t n) {
+  constexpr std::int64_t step = 16;
+  return i == parts ? n : n * i / parts / step * step;
+}
+
 }  // namespace
 
 void matrix_product(const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b,
@@ -33,9 +65,24 @@ void matrix_product(const Tensor& a, Transpose transpose_a, const Tensor& b, Tra
   if (c.count() == 0) return;
   const profile::Scope scope("matrix products",
                              2.0 * static_cast<double>(c.count()) * static_cast<double>(inner));
-  cblas_sgemm(CblasRowMajor, blas(transpose_a), blas(transpose_b), blas_int(c.size(0)),
-              blas_int(c.size(1)), blas_int(inner), 1.0f, a.data<float>(), row_stride(a),
-              b.data<float>(), row_stride(b), beta, c.data<float>(), row_stride(c));
+  const std::int64_t m = c.size(0), n = c.size(1);
+  const int k = blas_int(inner), lda = row_stride(a), ldb = row_stride(b), ldc = row_stride(c);
+  blas_int(std::max(m, n));
+  const std::int64_t step_a = transpose_a == Transpose::yes ? 1 : a.stride(0);
+  const std::int64_t step_b = transpose_b == Transpose::yes ? b.stride(0) : 1;
+  const Grid grid = grid_for(m, n, inner);
+  parallel_tasks(grid.rows * grid.columns, [&](std::int64_t i) {
+    const std::int64_t row = i / grid.columns, column = i % grid.columns;
+    const std::int64_t top = begin_of(row, grid.rows, m);
+    const std::int64_t left = begin_of(column, grid.columns, n);
+    const auto height = static_cast<int>(begin_of(row + 1, grid.rows, m) - top);
+    const auto width = static_cast<int>(begin_of(column + 1, grid.columns, n) - left);
+    if (height == 0 || width == 0) return;
+    keep_blas_on_this_thread();
+    cblas_sgemm(CblasRowMajor, blas(transpose_a), blas(transpose_b), height, width, k, 1.0f,
+                a.data<float>() + top * step_a, lda, b.data<float>() + left * step_b, ldb, beta,
+                c.data<float>() + top * c.stride(0) + left, ldc);
+  });
 }
 
 }  // namespace metala

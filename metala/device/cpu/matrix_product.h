@@ -1,4 +1,5 @@
-// Row-major float32 matrix products by the BLAS: the one place that calls sgemm.
+// Row-major float32 matrix products by the BLAS: the one place that calls sgemm. C is cut into a
+// tile for each thread of the team (base/threads.h), and the BLAS is kept to one thread.
 //
 //   C = A B + beta C      A [m, k] and B [k, n] after the transpositions asked for; C [m, n]
 //

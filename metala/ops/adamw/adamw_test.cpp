@@ -1,8 +1,8 @@
 #include "metala/ops/adamw/adamw.h"
 
 #include <gtest/gtest.h>
-#include <omp.h>
 
+#include "metala/base/threads.h"
 #include "metala/harness/compare.h"
 #include "metala/harness/random_tensor.h"
 
@@ -68,14 +68,15 @@ TEST(AdamW, BiasCorrectionMakesTheFirstStepsMomentsWhole) {
 }
 
 TEST(AdamW, FloatAgreesWithDoubleAndBitsDoNotDependOnThreads) {
-  const auto run = [](DType type, int threads) {
-    omp_set_num_threads(threads);
+  const int threads = thread_count();
+  const auto run = [&](DType type, int count) {
+    set_thread_count(count);
     std::vector<adamw::Slot> slots = {slot("a", {300, 200}, type, true),
                                       slot("b", {7}, type, false), slot("c", {1000}, type, true)};
     for (std::int64_t step = 1; step <= 3; ++step) {
       adamw::update({1e-2, 0.9, 0.95, 1e-8, 0.1, 1, step}, slots, norm_of(2));
     }
-    omp_set_num_threads(omp_get_num_procs());
+    set_thread_count(threads);
     return slots;
   };
   const auto one = run(DType::f32, 1);
@@ -92,11 +93,12 @@ TEST(AdamW, TheGlobalNormIsThatOfAllTensorsAndNeedsNoLuckWithThreads) {
   const std::vector<Tensor> tensors = {random_normal({70, 900}, DType::f32, 1),
                                        random_normal({5}, DType::f64, 2)};
   const double want = std::sqrt(sum_of_squares(tensors[0]) + sum_of_squares(tensors[1]));
-  omp_set_num_threads(1);
+  const int threads = thread_count();
+  set_thread_count(1);
   const double one = adamw::global_norm(tensors);
-  omp_set_num_threads(2);
+  set_thread_count(2);
   EXPECT_EQ(adamw::global_norm(tensors), one);
-  omp_set_num_threads(omp_get_num_procs());
+  set_thread_count(threads);
   EXPECT_NEAR(one, want, 1e-9 * want);
   tensors[0].data<float>()[1234] = std::numeric_limits<float>::quiet_NaN();
   EXPECT_TRUE(std::isnan(adamw::global_norm(tensors)));

@@ -328,11 +328,7 @@ class LaidOut {
 void forward_blocked(const Tensor& x, std::span<const Map> maps, bool accumulate) {
   const std::int64_t rows = x.size(0), in = x.size(1);
   if (rows == 0) return;
-  double flops = 0;
-  for (const auto& map : maps) {
-    flops += 2.0 * static_cast<double>(rows) * static_cast<double>(map.weight.count());
-  }
-  const profile::Scope scope("matrix products", flops);
+  const profile::Scope scope("matrix products", flops_of(x, maps));
   std::optional<LaidOut> floats, integers;
   RoundedRows round;
   if (any_in_floats(maps)) floats.emplace(x.raw(), x.stride(0), rows, in);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "metala/base/profile.h"
 #include "metala/base/threads.h"
 
 namespace metala::linear::cpu {
@@ -42,6 +43,12 @@ Results Chunk::results(bool accumulate) const {
           map->bias.defined() ? map->bias.data<float>() + begin : nullptr, accumulate};
 }
 
+double flops_of(const Tensor& x, std::span<const Map> maps) {
+  double weights = 0;
+  for (const Map& map : maps) weights += static_cast<double>(map.weight.count());
+  return 2 * static_cast<double>(x.size(0)) * weights;
+}
+
 bool any_in_blocks(std::span<const Map> maps) {
   return std::any_of(maps.begin(), maps.end(),
                      [](const Map& map) { return in_blocks(map.weight.dtype()); });
@@ -53,6 +60,7 @@ bool any_in_floats(std::span<const Map> maps) {
 }
 
 void forward_streaming(const Tensor& x, std::span<const Map> maps, bool accumulate) {
+  const profile::Scope scope("matrix products", flops_of(x, maps));
   const RoundedRows integers = any_in_blocks(maps) ? rounded(x) : RoundedRows();
   const std::vector<Chunk> chunks = shrinking_chunks(maps, 1);
   parallel_tasks(static_cast<std::int64_t>(chunks.size()), [&](std::int64_t i) {

@@ -70,6 +70,7 @@ struct RoundedRows {
 };
 RoundedRows rounded(const Tensor& x);
 
+double flops_of(const Tensor& x, std::span<const Map>);
 bool any_in_blocks(std::span<const Map>);
 bool any_in_floats(std::span<const Map>);
 

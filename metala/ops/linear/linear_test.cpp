@@ -1,7 +1,6 @@
 #include "metala/ops/linear/linear.h"
 
 #include <gtest/gtest.h>
-#include <omp.h>
 
 #include <cmath>
 #include <vector>
@@ -103,16 +102,16 @@ TEST(Linear, SeveralMapsOfOneInputGiveWhatEachGivesAloneOnAnyNumberOfThreads) {
       maps.push_back({type == DType::f32 ? w : w.cast(type), random_normal({out}, DType::f32, 3),
                       poisoned({rows, out}, DType::f32)});
       alone.push_back(poisoned({rows, out}, DType::f32));
-      omp_set_num_threads(1);
+      set_thread_count(1);
       linear::forward(x, maps.back().weight, maps.back().bias, alone.back());
     }
     for (const int team : {1, 3}) {
-      omp_set_num_threads(team);
+      set_thread_count(team);
       linear::forward(x, maps);
       for (std::size_t i = 0; i < maps.size(); ++i) EXPECT_TRUE(close(maps[i].y, alone[i], 0));
     }
   }
-  omp_set_num_threads(threads);
+  set_thread_count(threads);
 }
 
 TEST(Linear, GradientsOfTheFastFormAgreeWithTheReference) {

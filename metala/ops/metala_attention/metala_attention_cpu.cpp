@@ -1,8 +1,6 @@
 // Hands the heads of all sequences to the threads, each with memory of its own.
 #include "metala/ops/metala_attention/metala_attention_cpu.h"
 
-#include <omp.h>
-
 #include <algorithm>
 
 #include "metala/base/threads.h"
@@ -24,11 +22,11 @@ class ThreadMemory {
     rows_ = zeroed ? Tensor::zeros(shape) : Tensor::uninitialized(shape);
   }
   float* mine() const {
-    return rows_.data<float>() + (alone_ ? 0 : omp_get_thread_num()) * rows_.stride(0);
+    return rows_.data<float>() + (alone_ ? 0 : thread_index()) * rows_.stride(0);
   }
 
  private:
-  bool alone_ = omp_in_parallel() != 0;
+  bool alone_ = in_parallel();
   Tensor rows_;
 };
 

@@ -197,7 +197,7 @@ TEST(MetalaAttentionGradient, SameBitsOnEveryRunAndForAnyNumberOfThreads) {
     const auto first = named(run_backward(p, in, mixed));
     const int threads = thread_count();
     for (const int count : {1, 2, 3}) {
-      omp_set_num_threads(count);
+      set_thread_count(count);
       const auto again = named(run_backward(p, in, mixed));
       for (std::size_t i = 0; i < first.size(); ++i) {
         if (first[i].second.defined()) {
@@ -205,7 +205,7 @@ TEST(MetalaAttentionGradient, SameBitsOnEveryRunAndForAnyNumberOfThreads) {
         }
       }
     }
-    omp_set_num_threads(threads);
+    set_thread_count(threads);
   }
 }
 

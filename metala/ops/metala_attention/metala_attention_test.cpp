@@ -260,13 +260,13 @@ TEST(MetalaAttention, SameBitsOnEveryRunAndForAnyNumberOfThreads) {
   const Result first = run_forward(p, in);
   const int threads = thread_count();
   for (const int count : {1, 2, 3}) {
-    omp_set_num_threads(count);
+    set_thread_count(count);
     const Result again = run_forward(p, in);
     EXPECT_TRUE(same_bits(again.o, first.o)) << count;
     EXPECT_TRUE(same_bits(again.mixed, first.mixed)) << count;
     EXPECT_TRUE(same_bits(again.after, first.after)) << count;
   }
-  omp_set_num_threads(threads);
+  set_thread_count(threads);
 }
 
 // True when the elements between the rows of a strided() view are still NaN.
