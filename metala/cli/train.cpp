@@ -94,7 +94,9 @@ class Run {
     settle_trainer_options();
     if (resumed) check_same_run(resumed->trainer_json);
     trainer.emplace(ranks_, o_.config, parameters, *task_, o_.trainer);
-    if (resumed) trainer->restore(from->step, resumed->optimizer);
+    if (!resumed) return;
+    trainer->restore(from->step, resumed->optimizer);
+    restore_scaler(*trainer, resumed->trainer_json);
   }
 
   void make_task(const std::string& tokenizer_folder) {
@@ -182,12 +184,34 @@ class Run {
       t.schedule.steps = o_.steps;
       t.model.dropout_seed = o_.seed;
     }
-    t.dtype = o_.dtype.empty() ? (t.device.is_cuda() ? DType::bf16 : DType::f32)
-                               : (o_.dtype == "bf16" ? DType::bf16 : DType::f32);
+    t.dtype = o_.dtype.empty()     ? (t.device.is_cuda() ? DType::bf16 : DType::f32)
+              : o_.dtype == "bf16" ? DType::bf16
+              : o_.dtype == "f16"  ? DType::f16
+                                   : DType::f32;
+    if (t.dtype == DType::f16) t.scaling.on = true;
+  }
+
+  static nlohmann::json scaler_json(const LossScaler::State& s) {
+    return {{"scale", s.scale},
+            {"credits", s.credits},
+            {"good_steps", s.good_steps},
+            {"left_out", s.left_out},
+            {"left_out_in_a_row", s.left_out_in_a_row}};
+  }
+
+  static void restore_scaler(Trainer& trainer, const std::string& saved) {
+    const auto options = parse_json(saved, "trainer.json");
+    if (!trainer.scaler().on() || !options.contains("loss_scaler")) return;
+    const auto& s = options["loss_scaler"];
+    trainer.restore_scaler({s.value("scale", 1.0), s.value("credits", std::int64_t{0}),
+                            s.value("good_steps", std::int64_t{0}),
+                            s.value("left_out", std::int64_t{0}),
+                            s.value("left_out_in_a_row", std::int64_t{0})});
   }
 
   // What a resumed run must share with the one that saved; also a record of how a model was made.
-  std::string trainer_json() const {
+  // With a trainer, also what its loss scaler has come to.
+  std::string trainer_json(const Trainer* trainer = nullptr) const {
     const TrainerOptions& t = o_.trainer;
     nlohmann::ordered_json j;
     j["task"] = o_.task;
@@ -211,6 +235,12 @@ class Run {
       j["training_tokens"] = training_tokens_;
       j["reset_state_at_documents"] = o_.run->reset_state_at_documents;
       j["eod_mask_loss"] = o_.run->eod_mask_loss;
+      j["loss"] = o_.run->loss;
+      if (o_.run->pack_impl != "packed") {
+        j["pack_impl"] = o_.run->pack_impl;
+        j["allow_chopped"] = o_.run->allow_chopped;
+      }
+      if (!o_.run->train_label_data_paths.empty()) j["labels"] = o_.run->train_label_data_paths;
     } else {
       j["sequence_length"] = o_.data.task.length;
       j["sequences"] = o_.data.task.sequences;
@@ -227,6 +257,9 @@ class Run {
     j["threads"] = thread_count();
     j["device"] = o_.device;
     j["dtype"] = name_of(t.dtype);
+    if (trainer != nullptr && trainer->scaler().on()) {
+      j["loss_scaler"] = scaler_json(trainer->scaler().state());
+    }
     return j.dump(2) + "\n";
   }
 
@@ -237,8 +270,9 @@ class Run {
     if (!before.contains("micro_batches")) {  // saved when there was one rank only
       before["micro_batches"] = before.value("accumulation", 1);
     }
-    constexpr const char* free[] = {"threads",      "inputs", "device",       "dtype",
-                                    "accumulation", "ranks",  "context_ranks"};
+    if (now.contains("loss") && !before.contains("loss")) before["loss"] = "labels";
+    constexpr const char* free[] = {"threads",      "inputs", "device",        "dtype",
+                                    "accumulation", "ranks",  "context_ranks", "loss_scaler"};
     for (const auto& [key, value] : now.items()) {
       if (std::find(std::begin(free), std::end(free), key) != std::end(free)) continue;
       const auto old = before.value(key, nlohmann::json());
@@ -299,6 +333,10 @@ class Run {
             "step {:>6}  left out: loss {:.4f} (z {:.1f}), gradient norm {:.3f} (z {:.1f})", r.step,
             r.loss, r.loss_z, r.gradient_norm, r.norm_z));
       }
+      if (r.overflowed) {
+        bar.say(fmt::format("step {:>6}  left out: its gradients overflow at a loss scale of {}",
+                            r.step, r.loss_scale));
+      }
       if (o_.sample_every > 0 && r.step % o_.sample_every == 0) sample(trainer.model(), bar);
     };
     events.validated = [&](const ValidationReport& r) {
@@ -313,9 +351,9 @@ class Run {
     };
     events.interrupted = [&] { return exit_ || interrupted(); };
     flops_per_token_ = training_flops_per_token(o_.config);
-    const bool bf16 = o_.trainer.dtype == DType::bf16;
+    const bool half = is_half(o_.trainer.dtype);
     peak_flops_ = 1e12 * (o_.peak_tflops > 0 ? o_.peak_tflops
-                          : bf16             ? peak_tflops(name_of(o_.trainer.device))
+                          : half             ? peak_tflops(name_of(o_.trainer.device))
                                              : 0);
     if (trainer.step() > 0) remember_steps(trainer);
     if (o_.configured && speaks()) fmt::print(stderr, "{}", as_yaml(*o_.run));
@@ -395,7 +433,8 @@ class Run {
     if (peak_flops_ > 0) {
       values.emplace_back("runtime/model_flops_utilization", flops_per_second(r) / peak_flops_);
     }
-    if (r.skipped) values.emplace_back("train/skipped", 1);
+    if (r.skipped || r.overflowed) values.emplace_back("train/skipped", 1);
+    if (o_.trainer.scaling.on) values.emplace_back("train/loss_scale", r.loss_scale);
     metrics_->record(r.step, values);
   }
 
@@ -405,6 +444,7 @@ class Run {
         "lm_loss: {:.6E} | gradient norm: {:.4f} | tokens/sec: {:.0f} | TFLOP/s: {:.3g}",
         r.step, o_.steps, 1000 * r.seconds, r.learning_rate, r.loss, r.gradient_norm,
         static_cast<double>(r.tokens) / r.seconds, flops_per_second(r) / 1e12);
+    if (o_.trainer.scaling.on) line += fmt::format(" | loss scale: {}", r.loss_scale);
     if (peak_flops_ > 0)
       line += fmt::format(" | MFU: {:.1f}%", 100 * flops_per_second(r) / peak_flops_);
     bar.say(line);
@@ -439,9 +479,10 @@ class Run {
   void save(const Trainer& trainer, std::int64_t step) {
     finish_save();
     const ZeroOptimizer& optimizer = trainer.optimizer();
-    const auto state = [this, &optimizer, snapshot = optimizer.snapshot(speaks())] {
-      return RunState{o_.config, optimizer.weights(snapshot), optimizer.state(snapshot),
-                      trainer_json(), o_.configured ? as_yaml(*o_.run) : std::string()};
+    const auto state = [this, &optimizer, snapshot = optimizer.snapshot(speaks()),
+                        json = trainer_json(&trainer)] {
+      return RunState{o_.config, optimizer.weights(snapshot), optimizer.state(snapshot), json,
+                      o_.configured ? as_yaml(*o_.run) : std::string()};
     };
     const auto tokenizer = [this](const std::string& folder) {
       if (tokenizer_ != nullptr) tokenizer_->save(folder);

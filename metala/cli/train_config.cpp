@@ -64,7 +64,9 @@ Overrides overrides_of(const CLI::App& train, const std::vector<std::string>& se
     const std::string flag = "--" + option->get_lnames().front();
     if (flag == "--dtype") {
       const std::string type = option->results().front();
-      overrides.emplace_back("precision", type == "bf16" ? "bfloat16" : "fp32");
+      overrides.emplace_back("precision", type == "bf16"  ? "bfloat16"
+                                          : type == "f16" ? "fp16"
+                                                          : "fp32");
       continue;
     }
     if (flag == "--init-from") {

@@ -115,9 +115,9 @@ void add_optimizer_options(CLI::App& command, TrainCommand& o) {
   add_device(&command, o.device);
   command
       .add_option("--dtype", o.dtype,
-                  "What is computed in; bf16 keeps weights and their updates in f32. Default: bf16 "
-                  "on a GPU, f32 on the CPU")
-      ->check(CLI::IsMember({"f32", "bf16"}));
+                  "What is computed in; bf16 and f16 (with dynamic loss scaling), on a GPU, keep "
+                  "weights and their updates in f32. Default: bf16 on a GPU, f32 on the CPU")
+      ->check(CLI::IsMember({"f32", "bf16", "f16"}));
 }
 
 void add_run_options(CLI::App& command, TrainCommand& o) {
@@ -260,7 +260,9 @@ void adopt_configuration(TrainCommand& o, const RunConfig& c) {
   o.log_every = c.log_interval;
   o.schedule = c.lr_decay_style;
   o.initialization = c.init_method + ", " + c.output_layer_init_method;
-  if (!c.precision.empty()) o.dtype = c.precision == "fp32" ? "f32" : "bf16";
+  if (!c.precision.empty()) {
+    o.dtype = c.precision == "fp32" ? "f32" : c.precision == "fp16" ? "f16" : "bf16";
+  }
 }
 
 }  // namespace metala::cli

@@ -1,6 +1,6 @@
-// SampleIndex: which tokens make training sample i, exactly as GPT-NeoX's packed datasets have it.
+// SampleIndex: which tokens make training sample i, exactly as GPT-NeoX's datasets have it.
 //
-// With tokens = sum of the documents' lengths and samples of T tokens plus one label:
+// Packed, with tokens = sum of the documents' lengths and samples of T tokens plus one label:
 //
 //   epochs = least e with (e tokens - 1) div T >= samples wanted, at least 2
 //   order  = all documents, epochs times over, shuffled as one row (epochs mix)
@@ -11,13 +11,25 @@
 //
 // One generator seeded once serves both shuffles, in this order. GPT-NeoX counts one sample less
 // than there are (M - 1) and wraps around behind it; so do we.
+//
+// Two other packings keep documents whole; M is the number of samples wanted, `visits` is drawn
+// first, and a sample also holds the first token of the document after its own:
+//   until overflow  documents in a shuffled order, shuffled anew each time they have all been read;
+//                   a sample takes them until the next would make it longer than T + 1
+//   unpacked        a document each, in their own order, over and over
+// What is longer than T + 1 is cut off, or left out unless documents may be chopped; documents that
+// `useless` names are left out.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <string>
 #include <vector>
 
 namespace metala {
+
+enum class Packing { packed, until_overflow, unpacked };
+Packing packing_named(const std::string&);  // GPT-NeoX's pack_impl; throws Error for another
 
 struct SampleOptions {
   std::int64_t length = 2048;  // T
@@ -25,6 +37,8 @@ struct SampleOptions {
   std::int64_t epochs = 0;     // instead of `wanted`, if positive
   std::uint32_t seed = 1234;
   bool shuffle = true;
+  Packing packing = Packing::packed;
+  bool chopped = true;  // of the other packings: documents longer than a sample are cut off
 };
 
 class SampleIndex {
@@ -38,20 +52,22 @@ class SampleIndex {
   // Documents first to last - 1, of the lengths that `length_of` tells. Throws Error when they hold
   // no tokens, or make fewer than two samples in the epochs asked for.
   SampleIndex(std::int64_t first, std::int64_t last,
-              const std::function<std::int64_t(std::int64_t)>& length_of, const SampleOptions&);
+              const std::function<std::int64_t(std::int64_t)>& length_of, const SampleOptions&,
+              const std::function<bool(std::int64_t)>& useless = {});
 
   std::int64_t epochs() const { return epochs_; }
   std::int64_t size() const { return static_cast<std::int64_t>(visits_.size()) - 1; }
   std::int64_t length() const { return length_; }
 
   // Of sample i (modulo size): where its first token and its last one, the label of the one before,
-  // lie.
+  // lie. Samples of whole documents may end earlier, at T + 1 tokens or with the last document.
   Place first(std::int64_t sample) const { return places_[visit(sample)]; }
   Place last(std::int64_t sample) const { return places_[visit(sample) + 1]; }
   std::int64_t document(std::int64_t position) const {
     return order_[static_cast<std::size_t>(position)];
   }
 
+  std::int64_t documents() const { return static_cast<std::int64_t>(order_.size()); }  // positions
   const std::vector<std::uint32_t>& order() const { return order_; }
   const std::vector<Place>& places() const { return places_; }  // M + 1
   const std::vector<std::uint32_t>& visits() const { return visits_; }
@@ -60,6 +76,9 @@ class SampleIndex {
   std::size_t visit(std::int64_t sample) const {
     return visits_[static_cast<std::size_t>(sample % size())];
   }
+  void pack(std::int64_t first, std::int64_t last,
+            const std::function<std::int64_t(std::int64_t)>& length_of, const SampleOptions&,
+            const std::function<bool(std::int64_t)>& useless);
   void cut(const std::function<std::int64_t(std::int64_t)>& length_of, std::int64_t samples);
 
   std::int64_t length_, epochs_ = 0;

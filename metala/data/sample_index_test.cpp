@@ -106,6 +106,53 @@ TEST(SampleIndex, ShuffledSamplesAreTheReferences) {
   EXPECT_EQ(sample(index, 9), sample(index, 0));  // wraps around behind M - 1
 }
 
+// By numpy.random.RandomState (NumPy 2.4.6) and the rules of GPT-NeoX's gpt2_dataset.py.
+TEST(SampleIndex, WholeDocumentsArePackedAsTheReferencePacksThem) {
+  SampleOptions options;
+  options.packing = Packing::until_overflow;
+  options.length = 8;
+  options.wanted = 6;
+  const SampleIndex index = indexed(options);
+  EXPECT_EQ(index.size(), 5);
+  EXPECT_EQ(index.order(), (Numbers{2, 0, 4, 3, 1, 0, 1, 2}));
+  EXPECT_EQ(index.places(),
+            (std::vector<Place>{{0, 0}, {1, 0}, {2, 0}, {4, 0}, {6, 0}, {7, 0}, {8, 0}}));
+  EXPECT_EQ(index.visits(), (Numbers{2, 1, 5, 0, 4, 3}));
+
+  options.length = 5;
+  options.seed = 7;
+  options.chopped = false;  // leaves out the document of seven tokens
+  const SampleIndex whole = indexed(options);
+  EXPECT_EQ(whole.order(), (Numbers{3, 4, 1, 0, 4, 1}));
+  EXPECT_EQ(whole.visits(), (Numbers{3, 5, 0, 2, 1, 4}));
+
+  options = {.length = 8, .wanted = 5, .packing = Packing::until_overflow};
+  const SampleIndex useful(
+      0, 5, [](std::int64_t d) { return lengths[static_cast<std::size_t>(d)]; }, options,
+      [](std::int64_t d) { return d == 2; });
+  EXPECT_EQ(useful.order(), (Numbers{3, 1, 0, 4, 1, 3, 4, 0, 3, 1, 4}));
+  EXPECT_EQ(useful.places(),
+            (std::vector<Place>{{0, 0}, {3, 0}, {5, 0}, {7, 0}, {10, 0}, {11, 0}}));
+
+  options.chopped = false;
+  options.length = 1;
+  options.wanted = 2;
+  EXPECT_THROW(indexed(options, {5, 3}), Error);  // no document fits
+}
+
+TEST(SampleIndex, UnpackedSamplesAreADocumentEach) {
+  SampleOptions options;
+  options.packing = Packing::unpacked;
+  options.length = 8;
+  options.wanted = 6;
+  const SampleIndex index = indexed(options);
+  EXPECT_EQ(index.order(), (Numbers{0, 1, 2, 3, 4, 0, 1}));
+  EXPECT_EQ(index.places(),
+            (std::vector<Place>{{0, 0}, {1, 0}, {2, 0}, {3, 0}, {4, 0}, {5, 0}, {6, 0}}));
+  EXPECT_EQ(index.visits(), (Numbers{2, 1, 5, 0, 4, 3}));
+  EXPECT_EQ(index.epochs(), 2);
+}
+
 TEST(SampleIndex, AsManyEpochsAsTheSamplesNeedAndNoMore) {
   SampleOptions options;
   options.length = 4;

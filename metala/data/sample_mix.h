@@ -24,29 +24,35 @@ class SampleMix {
   static SampleMix of_range(std::shared_ptr<const TokenDataset>, std::int64_t first,
                             std::int64_t last, const SampleOptions&);
 
-  // All documents of several datasets. Dataset d provides ceil(wanted w_d 1.005) samples and the
-  // mix has as many as all together (GPT-NeoX's numbers).
+  // All documents of several datasets, with their labels where `labels` names datasets for them
+  // (as many, with documents as long; below 0: nothing to learn). Dataset d provides ceil(wanted
+  // w_d 1.005) samples and the mix has as many as all together (GPT-NeoX's numbers).
   static SampleMix of_files(const std::vector<std::string>& prefixes, std::vector<double> weights,
-                            const SampleOptions&);
+                            const SampleOptions&, const std::vector<std::string>& labels = {});
 
   std::int64_t size() const;
   std::int64_t epochs() const;  // of the corpus that is read most often
   std::int64_t tokens() const;  // of the documents, each read once
 
-  // Sample i's T + 1 tokens. `borders`, if given, receives in rising order the positions 1 .. T at
-  // which another document begins. Throws Error naming dataset and document for an id that is not
-  // below `vocabulary`.
-  void read(std::int64_t i, std::int64_t vocabulary, std::span<std::int32_t> tokens,
-            std::vector<std::int64_t>* borders = nullptr) const;
+  bool labelled() const { return !parts_.empty() && parts_.front().labels != nullptr; }
+
+  // Sample i's T + 1 tokens; how many there are, fewer only where samples are of whole documents:
+  // the rest is 0. `borders`, if given, receives in rising order the positions 1 .. T at which
+  // another document begins; `labels`, if labelled, as many as tokens, the rest -100. Throws Error
+  // naming dataset and document for an id that is not below `vocabulary`.
+  std::int64_t read(std::int64_t i, std::int64_t vocabulary, std::span<std::int32_t> tokens,
+                    std::vector<std::int64_t>* borders = nullptr,
+                    std::span<std::int32_t> labels = {}) const;
 
  private:
   struct Part {
-    std::shared_ptr<const TokenDataset> dataset;
+    std::shared_ptr<const TokenDataset> dataset, labels;
     SampleIndex index;
     std::int64_t tokens = 0;
+    bool whole_documents = false;
   };
-  static Part part(std::shared_ptr<const TokenDataset>, std::int64_t first, std::int64_t last,
-                   const SampleOptions&);
+  static Part part(std::shared_ptr<const TokenDataset>, std::shared_ptr<const TokenDataset> labels,
+                   std::int64_t first, std::int64_t last, const SampleOptions&);
 
   std::vector<Part> parts_;
   std::optional<Blend> blend_;

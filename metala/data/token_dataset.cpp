@@ -9,36 +9,40 @@
 namespace metala {
 namespace {
 
-// Widens `into.size()` numbers of type T; false if one is no token id.
+// Widens `into.size()` numbers of type T; false if one does not fit or, unless numbers may be
+// `negative`, is no token id.
 template <class T>
-bool widen(const std::byte* from, std::span<std::int32_t> into) {
+bool widen(const std::byte* from, std::span<std::int32_t> into, bool negative) {
   bool good = true;
   for (std::size_t i = 0; i < into.size(); ++i) {
     T value;
     std::memcpy(&value, from + i * sizeof value, sizeof value);
     into[i] = static_cast<std::int32_t>(value);
-    if constexpr (sizeof(T) == 8) good &= value <= std::numeric_limits<std::int32_t>::max();
-    if constexpr (std::numeric_limits<T>::is_signed) good &= value >= 0;
+    if constexpr (sizeof(T) == 8) {
+      good &= value <= std::numeric_limits<std::int32_t>::max() &&
+              value >= std::numeric_limits<std::int32_t>::min();
+    }
+    if constexpr (std::numeric_limits<T>::is_signed) good &= negative || value >= 0;
   }
   return good;
 }
 
-bool widen(TokenType type, const std::byte* from, std::span<std::int32_t> into) {
+bool widen(TokenType type, const std::byte* from, std::span<std::int32_t> into, bool negative) {
   switch (type) {
     case TokenType::u8:
-      return widen<std::uint8_t>(from, into);
+      return widen<std::uint8_t>(from, into, negative);
     case TokenType::i8:
-      return widen<std::int8_t>(from, into);
+      return widen<std::int8_t>(from, into, negative);
     case TokenType::i16:
-      return widen<std::int16_t>(from, into);
+      return widen<std::int16_t>(from, into, negative);
     case TokenType::u16:
-      return widen<std::uint16_t>(from, into);
+      return widen<std::uint16_t>(from, into, negative);
     case TokenType::i32:
-      return widen<std::int32_t>(from, into);
+      return widen<std::int32_t>(from, into, negative);
     case TokenType::i64:
       break;
   }
-  return widen<std::int64_t>(from, into);
+  return widen<std::int64_t>(from, into, negative);
 }
 
 }  // namespace
@@ -72,9 +76,18 @@ void TokenDataset::read(std::int64_t document, std::int64_t offset,
                         std::span<std::int32_t> into) const {
   const std::byte* from =
       bin_.bytes().data() + index_.byte_offset(document) + offset * size_of(index_.type());
-  require(widen(index_.type(), from, into),
+  require(widen(index_.type(), from, into, false),
           "{}.bin: document {} holds a number that is no token id, at or after its token {}",
           prefix_, document, offset);
+}
+
+void TokenDataset::read_labels(std::int64_t document, std::int64_t offset,
+                               std::span<std::int32_t> into) const {
+  const std::byte* from =
+      bin_.bytes().data() + index_.byte_offset(document) + offset * size_of(index_.type());
+  require(widen(index_.type(), from, into, true),
+          "{}.bin: document {} holds a number that is no label, at or after its token {}", prefix_,
+          document, offset);
 }
 
 std::vector<std::int32_t> TokenDataset::read(std::int64_t document) const {

@@ -33,6 +33,8 @@ class TokenDataset {
   // that is negative or does not fit 32 bits.
   void read(std::int64_t document, std::int64_t offset, std::span<std::int32_t> into) const;
   std::vector<std::int32_t> read(std::int64_t document) const;
+  // The same of a dataset of labels, whose numbers may be negative.
+  void read_labels(std::int64_t document, std::int64_t offset, std::span<std::int32_t> into) const;
 
  private:
   TokenDataset(std::string prefix, MappedFile bin, TokenIndex index)

@@ -18,7 +18,7 @@ template <class T>
 void encode(std::span<const std::int32_t> ids, std::string& bytes) {
   bytes.resize(ids.size() * sizeof(T));
   for (std::size_t i = 0; i < ids.size(); ++i) {
-    require(ids[i] >= 0 && std::in_range<T>(ids[i]), "token id {} does not fit the dataset's type",
+    require(std::in_range<T>(ids[i]), "token id {} does not fit the dataset's type",
             ids[i]);
     const T value = static_cast<T>(ids[i]);
     std::memcpy(bytes.data() + i * sizeof value, &value, sizeof value);

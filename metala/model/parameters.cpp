@@ -1,6 +1,7 @@
 #include "metala/model/parameters.h"
 
 #include <cmath>
+#include <vector>
 
 #include "metala/base/random.h"
 #include "metala/base/threads.h"
@@ -33,6 +34,10 @@ double deviation(const Config& c, InitMethod how, const Tensor& matrix) {
     case InitMethod::xavier_normal:
     case InitMethod::xavier_uniform:
       return std::sqrt(2 / static_cast<double>(matrix.size(0) + matrix.size(1)));
+    case InitMethod::orthogonal:
+      return std::sqrt(2.0);
+    case InitMethod::scaled_orthogonal:
+      return std::sqrt(2 / layers);
     case InitMethod::normal:
       break;
   }
@@ -54,6 +59,47 @@ void fill(const Tensor& t, F value) {
   });
 }
 
+// `gain` times orthonormal rows or columns, whichever are fewer, from normal numbers by Gram and
+// Schmidt, twice over, since once leaves what rounding lost. The sums do not depend on the number
+// of threads: ranks that draw the same weights must get the same bits.
+void fill_orthogonal(const Tensor& t, const Philox& random, double gain) {
+  const bool by_rows = t.size(0) <= t.size(1);
+  const std::int64_t count = by_rows ? t.size(0) : t.size(1);
+  const std::int64_t length = by_rows ? t.size(1) : t.size(0);
+  std::vector<double> vectors(static_cast<std::size_t>(count * length));
+  const auto vector = [&](std::int64_t i) { return vectors.data() + i * length; };
+  for (std::size_t i = 0; i < vectors.size(); ++i) vectors[i] = random.normal(i);
+  const auto dot = [&](const double* a, const double* b) {
+    double sums[8] = {};
+    std::int64_t k = 0;
+    for (; k + 8 <= length; k += 8) {
+      for (int lane = 0; lane < 8; ++lane) sums[lane] += a[k + lane] * b[k + lane];
+    }
+    for (; k < length; ++k) sums[0] += a[k] * b[k];
+    return ((sums[0] + sums[1]) + (sums[2] + sums[3])) +
+           ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+  };
+  for (int round = 0; round < 2; ++round) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      double* own = vector(i);
+      const double share = 1 / std::sqrt(dot(own, own));
+      for (std::int64_t k = 0; k < length; ++k) own[k] *= share;
+      parallel_ranges(count - i - 1, 8, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t j = i + 1 + begin; j < i + 1 + end; ++j) {
+          double* other = vector(j);
+          const double along = dot(own, other);
+          for (std::int64_t k = 0; k < length; ++k) other[k] -= along * own[k];
+        }
+      });
+    }
+  }
+  fill(t, [&](std::uint64_t i) {
+    const auto row = static_cast<std::int64_t>(i) / t.size(1);
+    const auto column = static_cast<std::int64_t>(i) % t.size(1);
+    return gain * (by_rows ? vector(row)[column] : vector(column)[row]);
+  });
+}
+
 void initialize(const Config& c, Initialization how, std::uint64_t seed, const std::string& name,
                 const Tensor& t) {
   const Philox random(seed, hash_name(name));
@@ -68,7 +114,9 @@ void initialize(const Config& c, Initialization how, std::uint64_t seed, const s
   } else {
     const InitMethod method = feeds_residual(name) ? how.outputs : how.matrices;
     const double sigma = deviation(c, method, t);
-    if (method == InitMethod::xavier_uniform) {
+    if (method == InitMethod::orthogonal || method == InitMethod::scaled_orthogonal) {
+      fill_orthogonal(t, random, sigma);
+    } else if (method == InitMethod::xavier_uniform) {
       const double bound = std::sqrt(3.0) * sigma;
       fill(t, [&](std::uint64_t i) { return bound * (2 * random.uniform(i) - 1); });
     } else {
@@ -87,10 +135,12 @@ InitMethod init_method_named(const std::string& name) {
   if (name == "single_residual_scaled_normal") return InitMethod::single_residual_scaled_normal;
   if (name == "xavier_normal") return InitMethod::xavier_normal;
   if (name == "xavier_uniform") return InitMethod::xavier_uniform;
+  if (name == "orthogonal") return InitMethod::orthogonal;
+  if (name == "scaled_orthogonal") return InitMethod::scaled_orthogonal;
   fail(
       "initialization \"{}\" is not known; supported: normal, small_init, wang_init, "
-      "scaled_normal, "
-      "single_residual_scaled_normal, xavier_normal, xavier_uniform",
+      "scaled_normal, single_residual_scaled_normal, xavier_normal, xavier_uniform, orthogonal, "
+      "scaled_orthogonal",
       name);
 }
 

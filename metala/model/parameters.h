@@ -16,6 +16,8 @@ namespace metala {
 //   normal s               small_init sqrt(2 / (5 d))      wang_init 2 / (L sqrt d)
 //   scaled_normal s / sqrt(2 L)      single_residual_scaled_normal s / sqrt(L)
 //   xavier_normal sqrt(2 / (in + out))      xavier_uniform: uniform in +-sqrt(6 / (in + out))
+// orthogonal: sqrt(2) times a matrix whose rows, or columns where there are fewer of them, are
+//   orthonormal, uniform among those (Saxe et al., arXiv:1312.6120); scaled_orthogonal sqrt(2 / L)
 enum class InitMethod {
   normal,
   small_init,
@@ -23,7 +25,9 @@ enum class InitMethod {
   scaled_normal,
   single_residual_scaled_normal,
   xavier_normal,
-  xavier_uniform
+  xavier_uniform,
+  orthogonal,
+  scaled_orthogonal
 };
 InitMethod init_method_named(const std::string& name);
 

@@ -59,7 +59,55 @@ TEST(Initialization, MatricesHaveTheStatedDeviation) {
     EXPECT_EQ(at("model.layers.0.token_mixer.g_proj.bias").largest, 0);
     EXPECT_LE(at("model.layers.0.token_mixer.conv1d.weight").largest, 0.5);
   }
-  EXPECT_THROW(init_method_named("orthogonal"), Error);
+  EXPECT_THROW(init_method_named("diagonal"), Error);
+}
+
+// The product of a matrix with its transpose, or the other way round for more rows than columns.
+double farthest_from_identity(const Tensor& t, double squared_gain) {
+  const bool by_rows = t.size(0) <= t.size(1);
+  const std::int64_t count = by_rows ? t.size(0) : t.size(1);
+  const std::int64_t length = by_rows ? t.size(1) : t.size(0);
+  const auto at = [&](std::int64_t vector, std::int64_t k) -> double {
+    return t.data<float>()[by_rows ? vector * length + k : k * count + vector];
+  };
+  double most = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    for (std::int64_t j = 0; j < count; ++j) {
+      double sum = 0;
+      for (std::int64_t k = 0; k < length; ++k) sum += at(i, k) * at(j, k);
+      const double error = std::abs(sum / squared_gain - (i == j ? 1 : 0));
+      most = error <= most ? most : error;  // a NaN stays
+    }
+  }
+  return most;
+}
+
+TEST(Initialization, OrthogonalMatricesHaveOrthonormalRowsOrColumns) {
+  Config c;
+  c.vocab_size = 96;
+  c.width = 48;
+  c.layers = 3;
+  c.heads = 2;
+  c.glu_width = 80;
+  c.query_width = 24;
+  const auto draw = [&](std::uint64_t seed) {
+    return Parameters::initialized(c, {InitMethod::orthogonal, InitMethod::scaled_orthogonal}, seed)
+        .tensors();
+  };
+  const auto p = draw(3);
+  for (const char* name : {"model.embed_tokens.weight", "model.layers.1.token_mixer.q_proj.weight",
+                           "model.layers.1.token_mixer.v_proj.weight"}) {
+    EXPECT_LE(farthest_from_identity(p.at(name), 2), 1e-6) << name;
+  }
+  for (const char* name :
+       {"model.layers.2.token_mixer.out_proj.weight", "model.layers.2.channel_mixer.l3.weight"}) {
+    EXPECT_LE(farthest_from_identity(p.at(name), 2 / 3.0), 1e-6) << name;
+  }
+  const auto entry = [&](std::uint64_t seed) {
+    return draw(seed).at("model.embed_tokens.weight").data<float>()[5];
+  };
+  EXPECT_EQ(entry(3), entry(3));
+  EXPECT_NE(entry(3), entry(4));
 }
 
 }  // namespace

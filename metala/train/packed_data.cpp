@@ -118,6 +118,8 @@ PackedData open_packed_data(RunConfig& c) {
   training.seed = static_cast<std::uint32_t>(c.seed);
   training.wanted = c.train_iters * c.train_batch_size;
   training.epochs = c.train_epochs;
+  training.packing = packing_named(c.pack_impl);
+  training.chopped = c.allow_chopped;
   const std::int64_t one_evaluation = c.eval_iters * c.train_batch_size;
   SampleOptions validation = training;
   validation.epochs = 0;
@@ -134,12 +136,14 @@ PackedData open_packed_data(RunConfig& c) {
     data.test = SampleMix::of_range(set, borders[2], borders[3], test);
   } else {
     const auto mix = [&](const std::vector<std::string>& paths, const std::vector<double>& weights,
-                         const SampleOptions& options) {
-      return SampleMix::of_files(paths, weights_of(c, paths, weights), options);
+                         const SampleOptions& options, const std::vector<std::string>& labels) {
+      return SampleMix::of_files(paths, weights_of(c, paths, weights), options, labels);
     };
-    data.training = mix(c.train_data_paths, c.train_data_weights, training);
-    data.validation = mix(c.valid_data_paths, c.valid_data_weights, validation);
-    data.test = mix(c.test_data_paths, c.test_data_weights, test);
+    data.training =
+        mix(c.train_data_paths, c.train_data_weights, training, c.train_label_data_paths);
+    data.validation =
+        mix(c.valid_data_paths, c.valid_data_weights, validation, c.valid_label_data_paths);
+    data.test = mix(c.test_data_paths, c.test_data_weights, test, c.test_label_data_paths);
   }
   require(data.training.size() > 0, "{}: its split leaves no document to train on",
           prefixes.front());

@@ -49,12 +49,20 @@ LabelledBatch PackedTask::batch(const SampleMix& mix, std::int64_t index) const 
 }
 
 void PackedTask::add_sample(const SampleMix& mix, std::int64_t sample, LabelledBatch& b) const {
-  std::vector<std::int32_t> x(static_cast<std::size_t>(options_.length) + 1);
+  std::vector<std::int32_t> x(static_cast<std::size_t>(options_.length) + 1), labels;
+  if (mix.labelled()) labels.resize(x.size());
   std::vector<std::int64_t> borders;
-  mix.read(sample, options_.vocabulary, x, options_.reset_at_documents ? &borders : nullptr);
+  const std::int64_t read = mix.read(sample, options_.vocabulary, x,
+                                     options_.reset_at_documents ? &borders : nullptr, labels);
+  // What fills up a sample of whole documents is not to be learned.
+  if (labels.empty()) {
+    labels = x;
+    std::fill(labels.begin() + static_cast<std::ptrdiff_t>(read), labels.end(), -100);
+  }
+  for (auto& label : labels) label = label < 0 ? -100 : label;
   const std::size_t start = b.ids.size();
   b.ids.insert(b.ids.end(), x.begin(), x.end() - 1);
-  b.labels.insert(b.labels.end(), x.begin() + 1, x.end());
+  b.labels.insert(b.labels.end(), labels.begin() + 1, labels.end());
   if (options_.mask_after_end) {
     for (std::size_t t = start; t < b.ids.size(); ++t) {
       if (b.ids[t] == options_.end_id) b.labels[t] = -100;

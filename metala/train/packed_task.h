@@ -2,7 +2,8 @@
 //
 // Micro batch m of B sequences reads samples m B ... m B + B - 1 of the training mix and starts
 // over behind the last whole one; validation reads the first samples of its own mix, the same every
-// time. A sample x[0 .. T] gives the tokens x[0 .. T) and the labels x[1 .. T].
+// time. A sample x[0 .. T] gives the tokens x[0 .. T) and the labels x[1 .. T], or those of a
+// dataset of labels at the same places.
 #pragma once
 
 #include <cstdint>

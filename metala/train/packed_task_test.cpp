@@ -64,6 +64,62 @@ TEST(PackedTask, BatchesAreTheReferencesSamplesInOrder) {
   EXPECT_EQ(task.validation_batches(), 0);
 }
 
+TEST(PackedTask, SamplesOfWholeDocumentsAreFilledUpWithWhatIsNotLearned) {
+  const TemporaryFolder folder;
+  write_example(folder / "d");
+  SampleOptions samples;
+  samples.length = 8;
+  samples.wanted = 6;
+  samples.packing = Packing::until_overflow;
+  const auto set = std::make_shared<const TokenDataset>(TokenDataset::open(folder / "d"));
+  PackedTaskOptions o = options();
+  o.length = 8;
+  o.sequences = 1;
+  const PackedTask task(SampleMix::of_range(set, 0, 5, samples), {}, o);
+  // Sample 2 of them: documents 4 and 3, and the first token of document 1.
+  const LabelledBatch first = task.training_batch(0);
+  EXPECT_EQ(first.ids, (Ids{400, 401, 402, 403, 404, 405, 300, 100}));
+  EXPECT_EQ(first.labels, (Ids{401, 402, 403, 404, 405, 300, 100, -100}));
+  // The last one: document 2 alone.
+  const LabelledBatch last = task.training_batch(2);
+  EXPECT_EQ(last.ids, (Ids{200, 201, 202, 203, 204, 205, 206, 0}));
+  EXPECT_EQ(last.labels, (Ids{201, 202, 203, 204, 205, 206, -100, -100}));
+}
+
+// Labels of the example: those of odd positions, in a dataset of their own.
+void write_labels(const std::string& prefix, int last_length = 6) {
+  TokenWriter writer(prefix, TokenType::i32);
+  std::int32_t document = 0;
+  for (const int length : {5, 3, 7, 1, last_length}) {
+    Ids labels;
+    for (int i = 0; i < length; ++i) labels.push_back(i % 2 == 1 ? 100 * document + i : -100);
+    writer.add(labels);
+    ++document;
+  }
+  writer.finish();
+}
+
+TEST(PackedTask, ADatasetOfLabelsSaysWhatIsLearned) {
+  const TemporaryFolder folder;
+  write_example(folder / "d");
+  write_labels(folder / "l");
+  const auto mix = [&](const char* labels) {
+    return SampleMix::of_files({folder / "d"}, {}, nine_samples(), {folder / labels});
+  };
+  const LabelledBatch first = PackedTask(mix("l"), {}, options()).training_batch(0);
+  EXPECT_EQ(first.ids, (Ids{300, 400, 401, 402, 205, 206, 400, 401}));
+  EXPECT_EQ(first.labels, (Ids{-100, 401, -100, 403, -100, -100, 401, -100}));
+
+  write_labels(folder / "short", 5);
+  try {
+    mix("short");
+    FAIL() << "accepted";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("short: document 4 has 5 labels, in "), std::string::npos)
+        << e.what();
+  }
+}
+
 TEST(PackedTask, ResettingAtDocumentsMakesThemSequencesWithoutALabelAtTheEnd) {
   const TemporaryFolder folder;
   write_example(folder / "d");

@@ -45,7 +45,10 @@ struct RunConfig {
   double lr_decay_fraction = 0;
   double min_lr = 0;
   double warmup = 0.01;   // a fraction of lr_decay_iters
-  std::string precision;  // fp32, bfloat16; empty: bfloat16 on a GPU, fp32 on the CPU
+  std::string precision;  // fp32, bfloat16, fp16; empty: bfloat16 on a GPU, fp32 on the CPU
+  double loss_scale = 0;  // of fp16, like the next four; 0: dynamic
+  std::int64_t initial_scale_power = 16, loss_scale_window = 1000, hysteresis = 2;
+  double min_loss_scale = 1;
   bool checkpoint_activations = false;
 
   // Length and batch.
@@ -58,7 +61,10 @@ struct RunConfig {
   // Data: data_path cut by split, or paths for each part.
   std::string data_path;
   std::vector<std::string> train_data_paths, valid_data_paths, test_data_paths;
+  std::vector<std::string> train_label_data_paths, valid_label_data_paths, test_label_data_paths;
   std::vector<double> train_data_weights, valid_data_weights, test_data_weights;
+  std::string pack_impl = "packed";  // or pack_until_overflow, unpacked (data/sample_index.h)
+  bool allow_chopped = true;
   std::string split = "969, 30, 1";
   bool weight_by_num_documents = false;
   double weighted_sampler_alpha = 1;
@@ -79,6 +85,7 @@ struct RunConfig {
   std::int64_t vocab_size = 0;  // instead of a tokenizer's, for data without one
   bool reset_state_at_documents = false;
   std::string decay = "reference";  // all but norms and biases; or "matrices"
+  std::string loss = "labels";  // the mean over all of a step; or "micro_batches": of their means
 };
 
 struct RunConfigFile {

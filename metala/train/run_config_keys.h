@@ -36,6 +36,11 @@ void for_each_key(Run& c, Visit&& visit) {
   visit("min_lr", c.min_lr);
   visit("warmup", c.warmup);
   visit("precision", c.precision);
+  visit("fp16.loss_scale", c.loss_scale);
+  visit("fp16.initial_scale_power", c.initial_scale_power);
+  visit("fp16.loss_scale_window", c.loss_scale_window);
+  visit("fp16.hysteresis", c.hysteresis);
+  visit("fp16.min_loss_scale", c.min_loss_scale);
   visit("checkpoint_activations", c.checkpoint_activations);
 
   visit("train_iters", c.train_iters);
@@ -51,10 +56,15 @@ void for_each_key(Run& c, Visit&& visit) {
   visit("train_data_paths", c.train_data_paths);
   visit("valid_data_paths", c.valid_data_paths);
   visit("test_data_paths", c.test_data_paths);
+  visit("train_label_data_paths", c.train_label_data_paths);
+  visit("valid_label_data_paths", c.valid_label_data_paths);
+  visit("test_label_data_paths", c.test_label_data_paths);
   visit("train_data_weights", c.train_data_weights);
   visit("valid_data_weights", c.valid_data_weights);
   visit("test_data_weights", c.test_data_weights);
   visit("split", c.split);
+  visit("pack_impl", c.pack_impl);
+  visit("allow_chopped", c.allow_chopped);
   visit("weight_by_num_documents", c.weight_by_num_documents);
   visit("weighted_sampler_alpha", c.weighted_sampler_alpha);
   visit("eod_mask_loss", c.eod_mask_loss);
@@ -73,6 +83,7 @@ void for_each_key(Run& c, Visit&& visit) {
   visit("metala.vocab_size", c.vocab_size);
   visit("metala.reset_state_at_documents", c.reset_state_at_documents);
   visit("metala.decay", c.decay);
+  visit("metala.loss", c.loss);
 }
 
 }  // namespace metala

@@ -89,10 +89,16 @@ TEST(RunConfig, WhatMetalaDoesNotDoIsRefusedSayingWhatToDo) {
   EXPECT_TRUE(names(refusal("{'attention_dropout': 0.1}"), "attention_dropout is 0.1"));
   EXPECT_TRUE(names(refusal("{'attention_config': [[['global'], 2]]}"), "every layer is MetaLA"));
   EXPECT_TRUE(names(refusal("{'train_label_data_paths': ['x']}"), "train_label_data_paths"));
-  EXPECT_TRUE(names(refusal("{'fp16': {'enabled': true}}"), "pass --dtype bf16"));
+  EXPECT_TRUE(names(refusal("{'pos_train_data_paths': ['x']}"), "only pretraining"));
+  EXPECT_TRUE(names(refusal("{'allow_chopped': false}"), "pack_until_overflow"));
+  EXPECT_TRUE(names(refusal("{'pack_impl': 'tight'}"), "pack_impl \"tight\""));
+  EXPECT_TRUE(names(refusal("{'fp16': {'enabled': true}}"), "--device cuda"));
+  EXPECT_TRUE(names(refusal("{'fp16': {'enabled': true, 'hysteresis': 0}, 'metala': {'device': "
+                            "'cuda'}}"),
+                    "hysteresis"));
   EXPECT_TRUE(names(refusal("{'optimizer': {'type': 'Lion'}}"), "given twice"));
   EXPECT_TRUE(names(refusal("{}", 1, {{"optimizer.type", "Lion"}}), "supported: Adam, AdamW"));
-  EXPECT_TRUE(names(refusal("{'init_method': 'orthogonal'}"), "init_method: initialization"));
+  EXPECT_TRUE(names(refusal("{'init_method': 'diagonal'}"), "init_method: initialization"));
   EXPECT_TRUE(names(refusal("{'norm': 'scalenorm'}"), "supported: rmsnorm, layernorm"));
   EXPECT_TRUE(names(refusal("{'lr_decay_style': 'step'}"), "supported: linear, cosine"));
   EXPECT_EQ(refusal("{'model_parallel_size': 1, 'pipe_parallel_size': 0, 'gpt_j_residual': False,"
@@ -116,6 +122,17 @@ TEST(RunConfig, PrecisionIsReadFromAnyOfItsKeys) {
   EXPECT_EQ(settled("{'fp16': {'enabled': true, 'type': 'bfloat16'}}").precision, "bfloat16");
   EXPECT_EQ(settled("{'bf16': {'enabled': true}}").precision, "bfloat16");
   EXPECT_EQ(settled("{'fp16': {'enabled': false}}").precision, "");
+  const RunConfig half = settled(
+      "{'fp16': {'enabled': true, 'loss_scale': 0, 'loss_scale_window': 500, 'hysteresis': 3, "
+      "'min_loss_scale': 2, 'initial_scale_power': 12}, 'metala': {'device': 'cuda'}}");
+  EXPECT_EQ(half.precision, "fp16");
+  TrainerOptions o;
+  set_trainer_options(half, o);
+  EXPECT_TRUE(o.scaling.on);
+  EXPECT_EQ(LossScaler(o.scaling).scale(), 4096);
+  EXPECT_EQ(o.scaling.window, 500);
+  EXPECT_EQ(o.scaling.hysteresis, 3);
+  EXPECT_EQ(o.scaling.minimum, 2);
   const Overrides flag = {{"precision", "bfloat16"}};
   EXPECT_EQ(settled("{'fp16': {'enabled': true}}", 1, flag).precision, "bfloat16");
 }

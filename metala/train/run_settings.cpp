@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "metala/base/error.h"
+#include "metala/data/sample_index.h"
 #include "metala/train/run_config.h"
 
 namespace metala {
@@ -74,11 +75,11 @@ void check_words(const RunConfig& c) {
                  {"linear", "cosine", "exponential", "constant", "wsd"});
   require_one_of("checkpoint_scale", c.checkpoint_scale, {"linear", "log"});
   require_one_of("metala.decay", c.decay, {"reference", "matrices"});
-  require(
-      c.precision != "fp16",
-      "precision is fp16; metala trains in bfloat16 (or fp32), which needs no loss scaling: set "
-      "precision: bfloat16, or pass --dtype bf16");
-  if (!c.precision.empty()) require_one_of("precision", c.precision, {"fp32", "bfloat16"});
+  require_one_of("metala.loss", c.loss, {"labels", "micro_batches"});
+  if (!c.precision.empty()) require_one_of("precision", c.precision, {"fp32", "bfloat16", "fp16"});
+  require(c.precision != "fp16" || c.device != "cpu",
+          "precision is fp16, which GPUs compute in; set metala.device: cuda (or pass --device "
+          "cuda), or on a CPU precision: fp32 (--dtype f32)");
   initialization(c);
   glu::activation_named(c.activation);
 }
@@ -95,6 +96,10 @@ void check_numbers(const RunConfig& c) {
           c.warmup);
   require(c.hidden_dropout >= 0 && c.hidden_dropout < 1, "hidden_dropout is {}; wanted 0 to 1",
           c.hidden_dropout);
+  require(c.loss_scale >= 0 && c.min_loss_scale > 0 && c.initial_scale_power >= 0 &&
+              c.initial_scale_power <= 127 && c.loss_scale_window > 0 && c.hysteresis > 0,
+          "fp16: wanted loss_scale 0 (dynamic) or above, initial_scale_power from 0 to 127, "
+          "loss_scale_window, hysteresis and min_loss_scale above 0");
   require(c.init_method_std > 0, "init_method_std is {}; wanted above 0", c.init_method_std);
   require(c.seed >= 0 && c.seed <= 0xffffffff, "seed is {}; wanted 0 to 2^32 - 1", c.seed);
   require_positive("make_vocab_size_divisible_by", c.make_vocab_size_divisible_by);
@@ -107,6 +112,24 @@ void check_data(const RunConfig& c) {
   require(
       paths || (c.valid_data_paths.empty() && c.test_data_paths.empty()),
       "valid_data_paths and test_data_paths go with train_data_paths; data_path is cut by split");
+}
+
+void check_labels_and_packing(const RunConfig& c) {
+  const auto check = [](const char* key, const std::vector<std::string>& labels,
+                        const std::vector<std::string>& paths) {
+    require(labels.empty() || labels.size() == paths.size(),
+            "{} names {} datasets, for {} of data; name one of labels for each", key, labels.size(),
+            paths.size());
+  };
+  check("train_label_data_paths", c.train_label_data_paths, c.train_data_paths);
+  check("valid_label_data_paths", c.valid_label_data_paths, c.valid_data_paths);
+  check("test_label_data_paths", c.test_label_data_paths, c.test_data_paths);
+  const bool packed = packing_named(c.pack_impl) == Packing::packed;
+  require(!packed || c.allow_chopped,
+          "allow_chopped is false, but packed samples cut documents; set it true, or pack_impl: "
+          "pack_until_overflow");
+  require(packed || c.train_epochs == 0,
+          "train_epochs goes with pack_impl: packed; give train_iters instead");
 }
 
 void check_checkpoints(const RunConfig& c) {
@@ -146,6 +169,7 @@ void settle(RunConfig& c, std::int64_t ranks) {
   check_words(c);
   check_numbers(c);
   check_data(c);
+  check_labels_and_packing(c);
   check_checkpoints(c);
   check_config(model_config(c, 1), "the configuration");
 }
@@ -190,6 +214,13 @@ void set_trainer_options(const RunConfig& c, TrainerOptions& t) {
   t.adamw.epsilon = c.eps;
   t.adamw.weight_decay = c.weight_decay;
   t.adamw.clip = c.gradient_clipping;
+  t.scaling.on = c.precision == "fp16";
+  t.scaling.fixed = c.loss_scale;
+  t.scaling.initial_power = c.initial_scale_power;
+  t.scaling.window = c.loss_scale_window;
+  t.scaling.hysteresis = c.hysteresis;
+  t.scaling.minimum = c.min_loss_scale;
+  t.mean_of_means = c.loss == "micro_batches";
   t.decay_all = c.decay == "reference";
   t.validate_every = c.eval_interval;
   t.save.every = c.checkpoint_factor;

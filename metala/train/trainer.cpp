@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <numbers>
+#include <numeric>
 
 #include "metala/base/profile.h"
 #include "metala/distributed/agreement.h"
@@ -30,11 +31,11 @@ Trainer::Trainer(Communicator& ranks, const Config& config, const Parameters& pa
       model_(config, optimizer_.parameters()),
       arena_(options_.device),
       sums_(cross_entropy::zero_sums(options_.device)),
-      norm_(Tensor::zeros({1}, DType::f64, options_.device)) {
-  require(
-      options_.dtype == DType::f32 || (options_.dtype == DType::bf16 && options_.device.is_cuda()),
-      "train: {} on {}; wanted f32, or bf16 on a GPU", name_of(options_.dtype),
-      options_.device.text());
+      norm_(Tensor::zeros({1}, DType::f64, options_.device)),
+      scaler_(options_.scaling) {
+  require(options_.dtype == DType::f32 || (is_half(options_.dtype) && options_.device.is_cuda()),
+          "train: {} on {}; wanted f32, or bf16 or f16 on a GPU", name_of(options_.dtype),
+          options_.device.text());
   const std::int64_t context = options_.context_ranks;
   require(context >= 1 && ranks.size() % context == 0,
           "train: {} ranks that share each sequence, of {} ranks; wanted a divisor", context,
@@ -99,19 +100,28 @@ StepReport Trainer::advance() {
   const std::int64_t micro_batches = options_.accumulation * groups_;
   const auto number = [&](std::int64_t i) { return step_ * micro_batches + i * groups_ + group_; };
   std::vector<LabelledBatch> parts;
-  double counts[] = {0, 0};  // labels, tokens: exact in a double
+  std::vector<double> counts(static_cast<std::size_t>(micro_batches) +
+                             1);  // labels of each, tokens
   for (std::int64_t i = 0; i < options_.accumulation; ++i) {
     parts.push_back(part_of(task_.training_batch(number(i))));
-    for (const auto label : parts.back().labels) counts[0] += label >= 0 ? 1 : 0;
-    counts[1] += static_cast<double>(parts.back().ids.size());
+    double& labels = counts[static_cast<std::size_t>(i * groups_ + group_)];
+    for (const auto label : parts.back().labels) labels += label >= 0 ? 1 : 0;
+    counts.back() += static_cast<double>(parts.back().ids.size());
   }
   sum_over_ranks(counts, "numbers of labels");
-  const double labelled = counts[0];
-  require(labelled > 0, "train: step {} has no labelled token", step_ + 1);
+  const double tokens = counts.back();
+  counts.pop_back();
+  const std::vector<double> weights = label_weights(counts);
 
+  const double scale = scaler_.scale();
   optimizer_.zero_gradients();
   sums_.fill_zero();
   TrainingOptions training = options_.model;
+  double loss[] = {0};
+  const auto add_losses = [&](double weight) {
+    loss[0] += weight * cross_entropy::read(sums_).loss;
+    sums_.fill_zero();
+  };
   for (std::int64_t i = 0; i < options_.accumulation; ++i) {
     const LabelledBatch& part = parts[static_cast<std::size_t>(i)];
     training.step = static_cast<std::uint64_t>(number(i));
@@ -121,8 +131,10 @@ StepReport Trainer::advance() {
     arena_.reset();
     Tape tape(arena_, Tape::Mode::record);
     const Variable hidden = model_.hidden(tape, part.batch(context()), {}, &training);
-    functions::cross_entropy(tape, hidden, model_.head(), part.labels, 1 / labelled, sums_);
+    const double weight = weights[static_cast<std::size_t>(i * groups_ + group_)];
+    functions::cross_entropy(tape, hidden, model_.head(), part.labels, scale * weight, sums_);
     tape.backward();
+    if (options_.mean_of_means) add_losses(weight);
   }
   {
     const profile::Scope scope("gradients of other ranks");
@@ -131,20 +143,31 @@ StepReport Trainer::advance() {
 
   const profile::Scope scope("optimizer");
   adamw::Options update = options_.adamw;
-  update.learning_rate = learning_rate(options_.schedule, step_);
-  update.step = step_ + 1;
+  // Steps that overflowed count for neither.
+  const std::int64_t taken = step_ - scaler_.state().left_out;
+  update.learning_rate = learning_rate(options_.schedule, taken);
+  update.step = taken + 1;
+  update.gradient_scale = 1 / scale;
   optimizer_.global_norm(norm_);
   // Unguarded, the update is under way before anybody waits for the loss; it leaves the weights
   // alone where the norm is not finite.
   const bool guarded = options_.skip_spikes_above > 0;
   if (!guarded) optimizer_.update(update, norm_);
-  double loss[] = {cross_entropy::read(sums_).loss};
+  if (!options_.mean_of_means) add_losses(weights.front());
   sum_over_ranks(loss, "losses");
-  const double norm = norm_.to({}).data<double>()[0];
-  require_finite(loss[0], norm);
+  const double norm = norm_.to({}).data<double>()[0] / scale;
   StepReport report;
-  if (guarded) {
-    const SpikeGuard::Scores z = guard_.score(loss[0] / labelled, norm);
+  report.loss_scale = scale;
+  report.overflowed = scaler_.on() && !(std::isfinite(loss[0]) && std::isfinite(norm));
+  if (report.overflowed) {
+    const std::string hopeless = scaler_.overflowed();
+    if (!hopeless.empty()) require_finite(loss[0], norm, " (" + hopeless + ")");
+  } else {
+    require_finite(loss[0], norm);
+    scaler_.passed();
+  }
+  if (guarded && !report.overflowed) {
+    const SpikeGuard::Scores z = guard_.score(loss[0], norm);
     report.loss_z = z.loss;
     report.norm_z = z.norm;
     report.skipped = std::max(z.loss, z.norm) > options_.skip_spikes_above;
@@ -153,12 +176,23 @@ StepReport Trainer::advance() {
   ++step_;
 
   report.step = step_;
-  report.loss = loss[0] / labelled;
+  report.loss = loss[0];
   report.learning_rate = update.learning_rate;
   report.gradient_norm = norm;
-  report.tokens = static_cast<std::int64_t>(counts[1]);
+  report.tokens = static_cast<std::int64_t>(tokens);
   report.seconds = seconds_since(start);
   return report;
+}
+
+std::vector<double> Trainer::label_weights(const std::vector<double>& labels) const {
+  const double all = std::accumulate(labels.begin(), labels.end(), 0.0);
+  require(all > 0, "train: step {} has no labelled token", step_ + 1);
+  std::vector<double> weights(labels.size(), 1 / all);
+  if (!options_.mean_of_means) return weights;
+  for (std::size_t i = 0; i < labels.size(); ++i) {
+    weights[i] = 1 / (std::max(labels[i], 1.0) * static_cast<double>(labels.size()));
+  }
+  return weights;
 }
 
 void Trainer::sum_over_ranks(std::span<double> values, const std::string& what) const {
@@ -167,21 +201,21 @@ void Trainer::sum_over_ranks(std::span<double> values, const std::string& what) 
   ranks_.all_reduce(Tensor::wrap(values.data(), {count}), what);
 }
 
-void Trainer::require_finite(double loss, double norm) const {
+void Trainer::require_finite(double loss, double norm, const std::string& why) const {
   if (std::isfinite(loss) && std::isfinite(norm)) return;
   // After the sum over ranks every rank sees the same; who owns the tensor names it.
   together(ranks_, [&] {
     const std::string culprit = optimizer_.first_not_finite();
     require(culprit.empty(),
-            "train: step {}: the gradient of {} is not finite (loss {}); the last checkpoint is "
+            "train: step {}: the gradient of {} is not finite{} (loss {}); the last checkpoint is "
             "intact. Resume from it with a lower --learning-rate or a smaller --clip",
-            step_ + 1, culprit, loss);
+            step_ + 1, culprit, why, loss);
   });
   together(ranks_, [&] {
     fail(
-        "train: step {}: the loss is {}; the last checkpoint is intact. Resume from it with a "
+        "train: step {}: the loss is {}{}; the last checkpoint is intact. Resume from it with a "
         "lower --learning-rate",
-        step_ + 1, loss);
+        step_ + 1, loss, why);
   });
 }
 
@@ -189,23 +223,38 @@ ValidationReport Trainer::validate(const TrainingTask& task) {
   ValidationReport report;
   report.step = step_;
   sums_.fill_zero();
-  std::int64_t bytes = 0;
-  for (std::int64_t i = group_; i < task.validation_batches(); i += groups_) {
+  const std::int64_t batches = task.validation_batches();
+  double sums[] = {0, 0, 0, 0};  // losses, labels, right ones, bytes
+  std::vector<double> losses(static_cast<std::size_t>(batches)), labels(losses.size());
+  const auto take = [&](std::int64_t i) {
+    const cross_entropy::Result r = cross_entropy::read(sums_);
+    sums_.fill_zero();
+    sums[0] += losses[static_cast<std::size_t>(i)] = r.loss;
+    sums[1] += labels[static_cast<std::size_t>(i)] = static_cast<double>(r.count);
+    sums[2] += static_cast<double>(r.correct);
+  };
+  for (std::int64_t i = group_; i < batches; i += groups_) {
     const LabelledBatch batch = part_of(task.validation_batch(i));
     arena_.reset();
     Tape tape(arena_, Tape::Mode::compute);
     const Variable hidden = model_.hidden(tape, batch.batch(context()));
     functions::cross_entropy(tape, hidden, model_.head(), batch.labels, 1, sums_);
-    bytes += batch.bytes;
+    sums[3] += static_cast<double>(batch.bytes);
+    if (options_.mean_of_means || i + groups_ >= batches) take(i);
   }
-  const cross_entropy::Result here = cross_entropy::read(sums_);
-  double sums[] = {here.loss, static_cast<double>(here.count), static_cast<double>(here.correct),
-                   static_cast<double>(bytes)};
   sum_over_ranks(sums, "validation losses");
   const auto [loss, count, correct, text] = sums;
   if (count == 0) return report;
   report.tokens = static_cast<std::int64_t>(count);
   report.loss = loss / count;
+  if (options_.mean_of_means) {
+    sum_over_ranks(losses, "losses of validation batches");
+    sum_over_ranks(labels, "labels of validation batches");
+    report.loss = 0;
+    for (std::size_t i = 0; i < losses.size(); ++i) {
+      report.loss += losses[i] / std::max(labels[i], 1.0) / static_cast<double>(batches);
+    }
+  }
   report.perplexity = std::exp(report.loss);
   report.accuracy = correct / count;
   if (text > 0) report.bits_per_byte = loss / std::numbers::ln2 / text;

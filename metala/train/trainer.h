@@ -3,9 +3,10 @@
 // Ranks form groups of context_ranks that share each sequence (context parallelism), and the
 // groups, D of them, divide the micro batches (data parallelism). A step has accumulation * D micro
 // batches; group g takes those numbered g, g + D, ... of them. Its loss is the mean over all their
-// labelled tokens, whichever rank they are on: any number of ranks computes the same, up to
-// rounding, as one with accumulation * D. Same seed, thread count, ranks and sizes give the same
-// bits, whether or not the run was interrupted in between.
+// labelled tokens, whichever rank they are on (or, on demand, GPT-NeoX's mean of their means): any
+// number of ranks computes the same, up to rounding, as one with accumulation * D. Same seed,
+// thread count, ranks and sizes give the same bits, whether or not the run was interrupted in
+// between.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +20,7 @@
 #include "metala/distributed/communicator.h"
 #include "metala/model/language_model.h"
 #include "metala/ops/adamw/adamw.h"
+#include "metala/train/loss_scaler.h"
 #include "metala/train/schedule.h"
 #include "metala/train/spike_guard.h"
 #include "metala/train/task.h"
@@ -37,11 +39,15 @@ struct SavePlan {
 
 struct TrainerOptions {
   Device device;
-  // Of matrices and activations: f32, or on a GPU bf16 beside f32 weights that the optimizer keeps.
+  // Of matrices and activations: f32, or on a GPU bf16 or f16 beside f32 weights that the optimizer
+  // keeps.
   DType dtype = DType::f32;
   std::int64_t steps = 1000;
   std::int64_t accumulation = 1;   // micro batches of each group of ranks in a step
   std::int64_t context_ranks = 1;  // that share each sequence; divides the number of ranks
+  // Of training and validation: the mean over micro batches of the mean over each one's labels, as
+  // GPT-NeoX has it, instead of the mean over all labels. They differ where some bear fewer.
+  bool mean_of_means = false;
   Schedule schedule;
   adamw::Options adamw{.clip = 1.0};  // learning rate and step are the schedule's and the trainer's
   bool decay_all = false;             // false: only matrices decay; true: all but norms and biases
@@ -52,6 +58,7 @@ struct TrainerOptions {
   // A step whose loss or gradient norm stands out by more deviations than this is not taken: the
   // weights stay as they are (spike_guard.h). 0: every step is taken.
   double skip_spikes_above = 0;
+  LossScaling scaling;            // f16 needs it
   std::int64_t bucket_bytes = 0;  // of gradients sent at once; 0: by the number of ranks
 };
 
@@ -62,6 +69,8 @@ struct StepReport {
   double gradient_norm = 0;
   double loss_z = 0, norm_z = 0;  // of the spike guard, when it is on
   bool skipped = false;           // by it
+  double loss_scale = 1;
+  bool overflowed = false;  // left out by the loss scaler: loss and norm are not finite
   std::int64_t tokens = 0;
   double seconds = 0;
 };
@@ -108,6 +117,8 @@ class Trainer {
   const ZeroOptimizer& optimizer() const { return optimizer_; }
   // Tells the spike guard of a step before this run of the program.
   void remember(double loss, double gradient_norm) { guard_.score(loss, gradient_norm); }
+  const LossScaler& scaler() const { return scaler_; }
+  void restore_scaler(const LossScaler::State& state) { scaler_.restore(state); }
   // Goes on after `step` done steps with the states that ranks saved then.
   void restore(std::int64_t step, const std::map<std::string, Tensor>& optimizer_states);
 
@@ -116,7 +127,10 @@ class Trainer {
   LabelledBatch part_of(LabelledBatch) const;
   // The ranks of this group; null where it is one.
   Communicator* context();
-  void require_finite(double loss, double norm) const;
+  void require_finite(double loss, double norm, const std::string& why = "") const;
+  // The weight of a label of each micro batch of a step, over all groups, in their order: the loss
+  // is the sum of losses so weighted.
+  std::vector<double> label_weights(const std::vector<double>& labels) const;
   // Replaces values by their sums over ranks.
   void sum_over_ranks(std::span<double> values, const std::string& what) const;
 
@@ -133,6 +147,7 @@ class Trainer {
   Arena arena_;
   Tensor sums_, norm_;  // of a step, on the device
   SpikeGuard guard_;
+  LossScaler scaler_;
 };
 
 }  // namespace metala

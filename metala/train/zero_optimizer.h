@@ -30,7 +30,7 @@ namespace metala {
 
 struct ZeroOptions {
   Device device;
-  DType working = DType::f32;  // of the matrices that the model reads: f32, or bf16 on a GPU
+  DType working = DType::f32;  // of the matrices that the model reads: f32, or bf16, f16 on a GPU
   bool decay_all = false;      // false: only matrices decay; true: all but norms and biases
   // Gradients in a bucket, at least; a tensor is never cut. 0: 2 MiB for each rank, from 16 MiB to
   // 1 GiB, since a ring's latency, paid by every bucket, grows with the ranks (docs/scaling.md).

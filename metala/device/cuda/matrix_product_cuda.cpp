@@ -21,9 +21,10 @@ void check_blas(cublasStatus_t status) {
 }
 
 cudaDataType_t type_of(const Tensor& t) {
-  require(t.dtype() == DType::f32 || t.dtype() == DType::bf16,
-          "cuda: a matrix product of {}; wanted f32 or bf16", name_of(t.dtype()));
-  return t.dtype() == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F;
+  require(t.dtype() == DType::f32 || is_half(t.dtype()),
+          "cuda: a matrix product of {}; wanted f32, bf16 or f16", name_of(t.dtype()));
+  if (t.dtype() == DType::f32) return CUDA_R_32F;
+  return t.dtype() == DType::bf16 ? CUDA_R_16BF : CUDA_R_16F;
 }
 
 // cuBLASLt counts columns first, so a row-major matrix is its transpose there, and c = a b is

@@ -27,7 +27,11 @@ void check(const Slot& slot) {
        {&slot.parameter, &slot.gradient, &slot.first_moment, &slot.second_moment}) {
     require(t->contiguous(), "{} must be contiguous", what("tensors"));
   }
-  check_optional(what("working"), slot.working, shape, DType::bf16);
+  if (slot.working.defined()) {
+    require(is_half(slot.working.dtype()), "{} is {}; wanted bf16 or f16", what("working"),
+            name_of(slot.working.dtype()));
+    check_tensor(what("working"), slot.working, shape, slot.working.dtype());
+  }
   require(!slot.working.defined() || (slot.working.device().is_cuda() && slot.working.contiguous()),
           "{} must be contiguous, on a GPU", what("working"));
 }
@@ -102,10 +106,11 @@ void update(const Options& options, std::span<const Slot> slots, const Tensor& n
   if constexpr (cuda_built) {
     if (norm.device().is_cuda()) return cuda::update(options, slots, norm);
   }
-  const double total = norm.data<double>()[0];
+  const double total = options.gradient_scale * norm.data<double>()[0];
   if (!std::isfinite(total)) return;
   const double gradient_scale =
-      options.clip > 0 ? 1 / std::max(1.0, (total + 1e-6) / options.clip) : 1.0;
+      options.clip > 0 ? options.gradient_scale / std::max(1.0, (total + 1e-6) / options.clip)
+                       : options.gradient_scale;
   const auto blocks =
       blocks_of(slots.size(), [&](std::size_t i) { return slots[i].parameter.count(); });
   parallel_ranges(static_cast<std::int64_t>(blocks.size()), 1,

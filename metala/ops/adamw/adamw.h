@@ -1,6 +1,6 @@
 // AdamW over many tensors at once, and the global gradient norm.
 //
-//   g' = g / max(1, (norm + 1e-6) / clip)          clip 0: g' = g
+//   g' = s g / max(1, (s norm + 1e-6) / clip)      clip 0: g' = s g; s undoes the loss's scale
 //   m = b1 m + (1 - b1) g'      v = b2 v + (1 - b2) g'^2
 //   p -= lr ( m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + weight_decay p )
 //
@@ -26,13 +26,14 @@ struct Options {
   double weight_decay = 0.1;
   double clip = 0;  // largest global norm; 0: no clipping
   std::int64_t step = 1;
+  double gradient_scale = 1;  // s
 };
 
 struct Slot {
   std::string name;
   Tensor parameter, gradient, first_moment, second_moment;
   bool decays = true;
-  Tensor working = {};  // on a GPU: bf16, receives the parameter rounded; may be absent
+  Tensor working = {};  // on a GPU: bf16 or f16, receives the parameter rounded; may be absent
 };
 
 // norm [1] f64, where the slots lie.

@@ -14,6 +14,7 @@ namespace metala::adamw::cuda {
 namespace {
 
 using metala::cuda::Bf16;
+using metala::cuda::F16;
 using metala::cuda::Pack;
 
 constexpr int threads = 256;
@@ -23,7 +24,8 @@ constexpr int table_size = 48;
 struct Entry {
   const float* gradient;
   float *parameter, *first_moment, *second_moment;
-  Bf16* working;
+  void* working;
+  bool bf16;  // working is; else it is f16
   std::int64_t count;
   int first_part;  // of the launch
   bool decays;
@@ -52,8 +54,19 @@ __device__ Place place_of(const Table& table) {
 
 struct Factors {
   float b1, b2, rest1, rest2, correct1, correct2, epsilon, rate, decay;
-  double clip;
+  double clip, gradient_scale;
 };
+
+// Two neighbours at i, an even element.
+__device__ __forceinline__ void store_pair(const Entry& e, std::int64_t i, float first,
+                                           float second) {
+  if (e.bf16) {
+    *reinterpret_cast<__nv_bfloat162*>(static_cast<Bf16*>(e.working) + i) =
+        __floats2bfloat162_rn(first, second);
+  } else {
+    *reinterpret_cast<__half2*>(static_cast<F16*>(e.working) + i) = __floats2half2_rn(first, second);
+  }
+}
 
 __device__ __forceinline__ void update_one(const Factors& f, float scale, float decay, float g,
                                            float& p, float& m, float& v) {
@@ -67,10 +80,10 @@ __device__ __forceinline__ void update_one(const Factors& f, float scale, float 
 __global__ void __launch_bounds__(threads)
     update_parts(const __grid_constant__ Table table, const __grid_constant__ Factors f,
                  const double* norm) {
-  const double total = *norm;
+  const double total = f.gradient_scale * *norm;
   if (!isfinite(total)) return;
   const double ratio = f.clip > 0 ? (total + 1e-6) / f.clip : 1.0;
-  const float scale = static_cast<float>(ratio > 1 ? 1 / ratio : 1.0);
+  const float scale = static_cast<float>(f.gradient_scale * (ratio > 1 ? 1 / ratio : 1.0));
   const Place place = place_of(table);
   const Entry& e = table.entries[place.entry];
   const float decay = e.decays ? f.decay : 0.0f;
@@ -89,15 +102,19 @@ __global__ void __launch_bounds__(threads)
     *reinterpret_cast<Pack<float>*>(e.first_moment + i) = m;
     *reinterpret_cast<Pack<float>*>(e.second_moment + i) = v;
     if (e.working == nullptr) continue;
-    auto* pairs = reinterpret_cast<__nv_bfloat162*>(e.working + i);
-    pairs[0] = __floats2bfloat162_rn(p.at[0], p.at[1]);
-    pairs[1] = __floats2bfloat162_rn(p.at[2], p.at[3]);
+    store_pair(e, i, p.at[0], p.at[1]);
+    store_pair(e, i + 2, p.at[2], p.at[3]);
   }
   const std::int64_t last = whole + threadIdx.x;
   if (last >= place.end) return;
   update_one(f, scale, decay, e.gradient[last], e.parameter[last], e.first_moment[last],
              e.second_moment[last]);
-  if (e.working != nullptr) e.working[last] = __float2bfloat16_rn(e.parameter[last]);
+  if (e.working == nullptr) return;
+  if (e.bf16) {
+    static_cast<Bf16*>(e.working)[last] = __float2bfloat16_rn(e.parameter[last]);
+  } else {
+    static_cast<F16*>(e.working)[last] = __float2half_rn(e.parameter[last]);
+  }
 }
 
 __device__ double sum_over_block(double x) {
@@ -167,7 +184,8 @@ void update(const Options& o, std::span<const Slot> slots, const Tensor& norm) {
                            static_cast<float>(o.epsilon),
                            static_cast<float>(o.learning_rate),
                            static_cast<float>(o.weight_decay),
-                           o.clip};
+                           o.clip,
+                           o.gradient_scale};
   in_tables(
       slots.size(),
       [&](std::size_t i) {
@@ -178,7 +196,8 @@ void update(const Options& o, std::span<const Slot> slots, const Tensor& norm) {
                      floats(s.parameter),
                      floats(s.first_moment),
                      floats(s.second_moment),
-                     static_cast<Bf16*>(s.working.raw()),
+                     s.working.raw(),
+                     !s.working.defined() || s.working.dtype() == DType::bf16,
                      s.parameter.count(),
                      0,
                      s.decays};

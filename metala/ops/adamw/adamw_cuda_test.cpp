@@ -27,7 +27,9 @@ TEST_F(AdamWOnGpu, UpdatesAsTheCpuDoes) {
                            i % 2 == 0};
     there_slots.push_back({s.name, there(s.parameter), there(s.gradient), there(s.first_moment),
                            there(s.second_moment), s.decays,
-                           i % 4 == 0 ? there(s.parameter, DType::bf16) : Tensor()});
+                           i % 4 == 0   ? there(s.parameter, DType::bf16)
+                           : i % 4 == 2 ? there(s.parameter, DType::f16)
+                                        : Tensor()});
     here.push_back(s);
     gradients.push_back(s.gradient);
     gradients_there.push_back(there_slots.back().gradient);
@@ -48,7 +50,7 @@ TEST_F(AdamWOnGpu, UpdatesAsTheCpuDoes) {
     EXPECT_TRUE(close(got.first_moment.to({}), here[i].first_moment, 1e-6)) << i;
     EXPECT_TRUE(close(got.second_moment.to({}), here[i].second_moment, 1e-6)) << i;
     if (!got.working.defined()) continue;
-    EXPECT_TRUE(same_bits(got.working.to({}), got.parameter.to({}).cast(DType::bf16))) << i;
+    EXPECT_TRUE(same_bits(got.working.to({}), got.parameter.to({}).cast(got.working.dtype()))) << i;
   }
 }
 

@@ -117,6 +117,19 @@ TEST(AdamW, ClippingScalesOnlyNormsAboveTheBound) {
   EXPECT_NEAR(clipped(4, 1), 0.25, 1e-6);
 }
 
+TEST(AdamW, TheLossesScaleIsUndoneBeforeClipping) {
+  const auto updated = [](double scale, double clip) {
+    adamw::Slot s = slot("p", {50}, DType::f32, true);
+    const double norm = adamw::global_norm({&s.gradient, 1});
+    for (float& g : std::span(s.gradient.data<float>(), 50)) g *= static_cast<float>(scale);
+    adamw::update({1e-2, 0.9, 0.95, 1e-8, 0.1, clip, 3, 1 / scale}, {&s, 1}, norm_of(scale * norm));
+    return s.parameter;
+  };
+  for (const double clip : {0.0, 1.0, 1e6}) {
+    EXPECT_TRUE(same_bits(updated(1024, clip), updated(1, clip))) << clip;
+  }
+}
+
 TEST(AdamW, NothingChangesWhenTheNormIsNotFinite) {
   for (const double norm :
        {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {

@@ -11,7 +11,7 @@ void check(const Mask& mask, const Tensor& from, const Tensor& to) {
   require(mask.probability >= 0 && mask.probability < 1,
           "dropout: probability {}; wanted 0 or more and less than 1", mask.probability);
   const bool fits = from.defined() && (from.dtype() == DType::f32 || from.dtype() == DType::f64 ||
-                                       (from.dtype() == DType::bf16 && from.device().is_cuda()));
+                                       (is_half(from.dtype()) && from.device().is_cuda()));
   require(fits && from.rank() == 2, "dropout: x must be a matrix [N, d] of f32 or f64");
   check_tensor("dropout: x", from, from.shape(), from.dtype());
   check_tensor("dropout: y", to, from.shape(), from.dtype());

@@ -12,7 +12,7 @@ constexpr std::int64_t columns_per_task = 64;
 
 void check(const Tensor& x, const Tensor& weight) {
   const bool fits = x.defined() && (x.dtype() == DType::f32 || x.dtype() == DType::f64 ||
-                                    (x.dtype() == DType::bf16 && x.device().is_cuda()));
+                                    (is_half(x.dtype()) && x.device().is_cuda()));
   require(fits && x.rank() == 2, "layer_norm: x must be a matrix [N, d] of f32 or f64");
   check_tensor("layer_norm: x", x, x.shape(), x.dtype());
   check_optional("layer_norm: weight", weight, {x.size(1)}, accumulation_type(x.dtype()));

@@ -10,7 +10,7 @@ namespace metala::linear {
 namespace {
 
 bool weight_type_fits(DType x, DType weight, Device device) {
-  if (device.is_cuda()) return x == weight && (x == DType::f32 || x == DType::bf16);
+  if (device.is_cuda()) return x == weight && (x == DType::f32 || is_half(x));
   if (x == DType::f64) return weight == DType::f64;
   return x == DType::f32 && (weight == DType::f32 || weight == DType::bf16 ||
                              weight == DType::f16 || in_blocks(weight));
@@ -28,7 +28,7 @@ void check(const Tensor& x, const Map& map) {
   check_tensor("linear: x", x, {x.size(0), weight.size(1)}, x.dtype());
   require(weight_type_fits(x.dtype(), weight.dtype(), x.device()),
           "linear: x is {} and weight {}; wanted both f64, or x f32 with weight f32, bf16, f16, q8 "
-          "or q4, or on a GPU both f32 or both bf16",
+          "or q4, or on a GPU both f32, bf16 or f16",
           name_of(x.dtype()), name_of(weight.dtype()));
   check_optional("linear: bias", bias, {weight.size(0)}, accumulation_type(x.dtype()));
   // On a GPU y may be wider than x.

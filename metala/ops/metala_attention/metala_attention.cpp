@@ -21,8 +21,8 @@ Shapes shapes_of(const Options& options, const Inputs& in, Offsets offsets) {
   require(in.q.defined() && in.q.rank() == 2, "metala_attention: q must be a matrix [N, H*K]");
   require(in.v.defined() && in.v.rank() == 2, "metala_attention: v must be a matrix [N, H*D]");
   const bool fits = in.q.dtype() == DType::f32 || in.q.dtype() == DType::f64 ||
-                    (in.q.dtype() == DType::bf16 && in.q.device().is_cuda());
-  require(fits, "metala_attention: q is {}; wanted f32 or f64, or bf16 on a GPU",
+                    (is_half(in.q.dtype()) && in.q.device().is_cuda());
+  require(fits, "metala_attention: q is {}; wanted f32 or f64, or bf16 or f16 on a GPU",
           name_of(in.q.dtype()));
   const auto heads = options.heads;
   const auto check_width = [heads](const char* name, std::int64_t width) {
