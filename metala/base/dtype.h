@@ -16,10 +16,7 @@ enum class DType : std::uint8_t { f32, f64, bf16, f16, i32, i64, u8, q8, q4 };
 std::size_t size_of(DType);  // bytes of one element; an Error for types in blocks
 // Of consecutive elements; for types in blocks a multiple of 64.
 std::size_t bytes_of(DType, std::size_t elements);
-bool in_blocks(DType);  // q8, q4
-constexpr bool is_half(DType type) {
-  return type == DType::bf16 || type == DType::f16;
-}
+bool in_blocks(DType);            // q8, q4
 std::string_view name_of(DType);  // "f32", "bf16", ...
 // What sums, statistics, states and vectors of parameters are held in beside activations of a type:
 // f64 for f64, else f32.

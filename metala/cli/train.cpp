@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 
+#include "metala/base/half.h"
 #include "metala/base/threads.h"
 #include "metala/cli/commands.h"
 #include "metala/cli/interrupt.h"

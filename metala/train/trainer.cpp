@@ -6,6 +6,7 @@
 #include <numbers>
 #include <numeric>
 
+#include "metala/base/half.h"
 #include "metala/base/profile.h"
 #include "metala/distributed/agreement.h"
 

@@ -20,6 +20,7 @@ class TrainerOnGpu : public harness::GpuTest {
     TrainerOptions options;
     options.device = device;
     options.dtype = type;
+    options.scaling.on = type == DType::f16;
     options.schedule = {ScheduleKind::constant, 3e-3, 3e-3, 0, 100};
     const auto ranks = alone();
     Trainer trainer(*ranks, config,
@@ -36,9 +37,11 @@ TEST_F(TrainerOnGpu, LossesFollowThoseOfTheCpu) {
   const auto want = losses({}, DType::f32, 30);
   const auto got = losses(gpu_, DType::f32, 30);
   const auto rounded = losses(gpu_, DType::bf16, 30);
+  const auto half = losses(gpu_, DType::f16, 30);
   for (std::size_t i = 0; i < want.size(); ++i) {
     EXPECT_NEAR(got[i], want[i], 2e-3) << "step " << i;
     EXPECT_NEAR(rounded[i], want[i], 0.1) << "step " << i;
+    EXPECT_NEAR(half[i], want[i], 0.1) << "step " << i;
   }
 }
 

@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 
+#include "metala/base/half.h"
 #include "metala/base/profile.h"
 #include "metala/device/cuda/cuda_device.h"
 #include "metala/device/cuda/cuda_error.h"

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <vector>
 
+#include "metala/base/half.h"
 #include "metala/base/threads.h"
 #include "metala/ops/adamw/adamw_cuda.h"
 

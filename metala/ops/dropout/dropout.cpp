@@ -1,5 +1,6 @@
 #include "metala/ops/dropout/dropout.h"
 
+#include "metala/base/half.h"
 #include "metala/base/random.h"
 #include "metala/base/threads.h"
 #include "metala/ops/dropout/dropout_cuda.h"

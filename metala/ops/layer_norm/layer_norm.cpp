@@ -1,5 +1,6 @@
 #include "metala/ops/layer_norm/layer_norm.h"
 
+#include "metala/base/half.h"
 #include "metala/base/threads.h"
 #include "metala/ops/layer_norm/layer_norm_cuda.h"
 #include "metala/ops/layer_norm/layer_norm_reference.h"

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "metala/base/half.h"
 #include "metala/ops/linear/linear_cpu.h"
 #include "metala/ops/linear/linear_cuda.h"
 #include "metala/ops/linear/linear_reference.h"

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "metala/base/half.h"
 #include "metala/ops/metala_attention/metala_attention_cpu.h"
 #include "metala/ops/metala_attention/metala_attention_cuda.h"
 #include "metala/ops/metala_attention/metala_attention_reference.h"
