@@ -80,11 +80,18 @@ TEST_F(Pretraining, ARunThatExitsGoesOnWithItsDataWhereItStopped) {
   const Outcome other = metala(parts + "--learning-rate 1e-4 --set min_lr=0");
   EXPECT_EQ(other.status, 1);
   EXPECT_NE(other.err.find("the run was started with"), std::string::npos) << other.err;
+  const Outcome deeper = metala(parts + "--set num_layers=3");
+  EXPECT_EQ(deeper.status, 1);
+  EXPECT_NE(deeper.err.find("its model has num_layers 2, not 3"), std::string::npos) << deeper.err;
+  // The folder that files go on in moves with the one they save to.
+  const Outcome moved = metala(setup("x") + "--output " + (*folder_ / "parts"));
+  EXPECT_EQ(moved.status, 0) << moved.err;
+  EXPECT_NE(moved.err.find("saved after step 12"), std::string::npos) << moved.err;
 }
 
 TEST_F(Pretraining, FlagsReplaceKeysAndPreparedDataNeedNoConfiguration) {
   const std::string run = *folder_ / "flags";
-  ASSERT_EQ(metala(setup("x") + "--output " + run + " --set load=" + run +
+  ASSERT_EQ(metala(setup("x") + "--output " + run +
                    " --steps 2 --accumulation 1 --sequences 2 --untied --dtype f32")
                 .status,
             0);

@@ -152,12 +152,14 @@ class Run {
 
   Parameters make_model(const std::optional<RunState>& resumed) {
     if (resumed) {
+      check_same_model(resumed->config, o_.output);
       o_.config = resumed->config;
       return Parameters(resumed->parameters);
     }
     if (!o_.init_from.empty()) {
       const Checkpoint checkpoint = load_checkpoint(o_.init_from);
       check_finite(checkpoint.tensors, o_.init_from);
+      check_same_model(checkpoint.config, o_.init_from);
       o_.config = checkpoint.config;
       require(tokenizer_ == nullptr || tokenizer_->size() <= o_.config.vocab_size,
               "{}: the tokenizer has {} ids, the model {}", o_.init_from,
@@ -170,6 +172,33 @@ class Run {
     }
     o_.config.attention_scale = 1 / std::sqrt(static_cast<double>(o_.config.key_width()));
     return Parameters::initialized(o_.config, initialization_named(o_.initialization), o_.seed);
+  }
+
+  // Whether the model that is there is the one that a configuration describes, or flags.
+  void check_same_model(const Config& there, const std::string& where) const {
+    const auto check = [&](const char* key, const auto& asked, const auto& found) {
+      require(asked == found,
+              "{}: its model has {} {}, not {}; leave that as it is, or start another "
+              "run in another folder",
+              where, key, found, asked);
+    };
+    if (o_.configured) {
+      check("num_layers", o_.config.layers, there.layers);
+      check("hidden_size", o_.config.width, there.width);
+      check("num_attention_heads", o_.config.heads, there.heads);
+      check("intermediate_size", o_.config.glu_width, there.glu_width);
+      check("no_weight_tying", !o_.config.tie_word_embeddings, !there.tie_word_embeddings);
+      const auto norm = [](const Config& c) {
+        return c.norm == NormType::layernorm ? "layernorm" : "rmsnorm";
+      };
+      check("norm", std::string_view(norm(o_.config)), std::string_view(norm(there)));
+      if (o_.resume) check("vocab_size, padded,", o_.config.vocab_size, there.vocab_size);
+      return;
+    }
+    if (o_.layers > 0) check("--layers", o_.layers, there.layers);
+    if (o_.width > 0) check("--width", o_.width, there.width);
+    if (o_.heads > 0) check("--heads", o_.heads, there.heads);
+    if (o_.glu_width > 0 && o_.task != "mqar") check("--glu-width", o_.glu_width, there.glu_width);
   }
 
   void settle_trainer_options() {

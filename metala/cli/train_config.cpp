@@ -107,6 +107,20 @@ void forget_derived_batch(Overrides& overrides) {
   if (parts && !given("train_batch_size")) overrides.emplace_back("train_batch_size", "0");
 }
 
+// Files that go on in the folder they save to do so too in one that a flag names instead.
+void move_folder(const std::vector<RunConfigFile>& files, Overrides& overrides) {
+  const auto find = [&](const char* key) {
+    return std::find_if(overrides.begin(), overrides.end(),
+                        [&](const auto& o) { return o.first == key; });
+  };
+  const auto save = find("save");
+  if (save == overrides.end() || find("load") != overrides.end()) return;
+  const RunConfig written = parse_run_config(files, {}).config;
+  if (written.load.empty() || written.load != written.save) return;
+  const std::string folder = save->second;
+  overrides.emplace_back("load", folder);
+}
+
 }  // namespace
 
 std::optional<ParsedRunConfig> run_configuration(const CLI::App& train,
@@ -129,6 +143,7 @@ std::optional<ParsedRunConfig> run_configuration(const CLI::App& train,
   }
   Overrides overrides = overrides_of(train, settings);
   forget_derived_batch(overrides);
+  move_folder(files, overrides);
   return parse_run_config(files, overrides);
 }
 
