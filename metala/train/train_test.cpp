@@ -268,6 +268,20 @@ TEST(Plot, TicksAreRoundAndAnyCurvesMakeValidSvg) {
   }
 }
 
+TEST(Plot, AMillionPointsMakeASmallDrawingWithAllItsSpikes) {
+  Curve curve{"c", {}};
+  for (int i = 0; i < 1000000; ++i) curve.points.emplace_back(i, i % 2);
+  curve.points[777777].second = 9;
+  curve.points[222222].second = -7;
+  curve.points.back().second = 5;
+  const std::string text = svg({"t", "x", "y", {curve}});
+  EXPECT_LT(text.size(), 60000U);
+  // The range is -7 .. 9 with a margin of 5%: 0.8. y = 44 + 304 (9.8 - v) / 17.6.
+  EXPECT_NE(text.find(" 57.8"), std::string::npos) << "the highest point";
+  EXPECT_NE(text.find(" 334.2"), std::string::npos) << "the lowest point";
+  EXPECT_NE(text.find("L700.0 126.9\""), std::string::npos) << "the last point";
+}
+
 TEST(TextPlot, CurvesTicksAndLegendsFitTheirWidth) {
   const Plot plot = {
       "falling",
