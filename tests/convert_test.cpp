@@ -62,6 +62,23 @@ TEST(Convert, TiedEmbeddingsStayTiedThroughGptNeox) {
   EXPECT_EQ(metala("convert --tied --untied a b").status, 2);
 }
 
+TEST(Convert, BlocksAreRoundedForATextThatIsGiven) {
+  const Folder folder;
+  const std::string shipped = METALA_SOURCE_DIR "/models/debian-en ";
+  const std::string text = " --calibrate " METALA_SOURCE_DIR "/LICENSE";
+  const Outcome o = metala("convert --dtype q4 --no-check " + shipped + (folder / "out") + text +
+                           " --calibrate-tokens 1000");
+  ASSERT_EQ(o.status, 0) << o.err;
+  EXPECT_NE(o.out.find("calibrated on 1024 tokens"), std::string::npos) << o.out;
+  ASSERT_EQ(metala("convert --dtype q4 --no-check " + shipped + (folder / "plain")).status, 0);
+  const std::string weights = slurp(folder / "out/model.safetensors");
+  const std::string plain = slurp(folder / "plain/model.safetensors");
+  EXPECT_EQ(weights.size(), plain.size());
+  EXPECT_NE(weights, plain);
+  EXPECT_TRUE(refuses(metala("convert --dtype bf16 " + shipped + (folder / "b") + text), 2,
+                      "--calibrate is for --dtype q8 and q4"));
+}
+
 TEST(Inspect, ListsConfigurationTensorsAndTotals) {
   for (const auto& [name, tensors] : std::vector<std::pair<std::string, std::size_t>>{
            {"safetensors", 24}, {"torch_zip", 24}, {"torch_sharded", 24}, {"neox_tp2", 29}}) {

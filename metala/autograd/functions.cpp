@@ -209,13 +209,16 @@ std::vector<Variable> linear_each(Tape& tape, const Variable& x,
   const Tensor& in = x.value();
   std::vector<Variable> results;
   std::vector<linear::Map> maps;
+  std::vector<Tensor> matrices;
   for (const auto& [weight, bias] : projections) {
+    matrices.push_back(weight.value());
     const Variable y = tape.intermediate({in.size(0), weight.value().size(0)}, in.dtype());
     results.push_back(y);
     maps.push_back({weight.value(), value_of(bias), y.value()});
     if (!tape.recording()) continue;
     tape.record([y, x, weight = weight, bias = bias] { pull_back_linear(y, x, weight, bias); });
   }
+  tape.tell_of_product(in, matrices);
   linear::forward(in, maps);
   return results;
 }
@@ -250,6 +253,7 @@ std::vector<Variable> linear(Tape& tape, const Variable& x,
 Variable add_linear(Tape& tape, const Variable& residual, const Variable& x, const Variable& weight,
                     const Variable& bias, Residual fate) {
   const Variable y = sum_target(tape, residual, fate);
+  tape.tell_of_product(x.value(), {&weight.value(), 1});
   linear::forward_onto(residual.value(), x.value(), weight.value(), value_of(bias), y.value());
   if (tape.recording()) {
     tape.record([=] {

@@ -11,6 +11,7 @@
 
 #include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "metala/base/tensor.h"
@@ -85,6 +86,14 @@ class Tape {
   // needed.
   Variable intermediate(Tensor value, std::function<Tensor()> gradient_memory) const;
 
+  // Told of every product of rows x [N, in] with matrices [out, in], before it is made: for those
+  // who want to know what a model's matrices meet. Not heard on a GPU, where products are fused.
+  using ProductListener = std::function<void(const Tensor& x, std::span<const Tensor> matrices)>;
+  void listen(ProductListener listener) { listener_ = std::move(listener); }
+  void tell_of_product(const Tensor& x, std::span<const Tensor> matrices) const {
+    if (listener_) listener_(x, matrices);
+  }
+
   void record(std::function<void()> pull_back) { records_.push_back(std::move(pull_back)); }
 
   // Plays the records from last to first and forgets them. Gradients of the results must have been
@@ -95,6 +104,7 @@ class Tape {
   Arena& arena_;
   Mode mode_;
   std::vector<std::function<void()>> records_;
+  ProductListener listener_;
 };
 
 }  // namespace metala

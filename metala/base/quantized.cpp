@@ -10,8 +10,6 @@
 namespace metala::quantized {
 namespace {
 
-using Group = std::array<float, group>;
-
 struct Row {
   std::byte* scales;
   std::byte* integers;
@@ -26,13 +24,9 @@ f16 scale_of(float value) {
 
 // Adding and taking away 1.5 * 2^23 rounds a small float to the nearest integer, ties to even, in a
 // form that compilers turn into vectors.
-float nearest(float x) {
+float rounded(float x) {
   constexpr float magic = 12582912;
   return (x + magic) - magic;
-}
-
-int round_to(float weight, float inverse, float least, float most) {
-  return static_cast<int>(std::clamp(nearest(weight * inverse), least, most));
 }
 
 float inverse_of(f16 scale) {
@@ -49,15 +43,16 @@ float largest_of(const Group& w) {  // by magnitude, with its sign; NaN if there
   return largest;
 }
 
-float squared_error(const Group& w, f16 half) {
+// `importance` may be null: 1 for all.
+float squared_error(const Group& w, f16 half, const Group* importance) {
   const auto scale = static_cast<float>(half);
   const float inverse = inverse_of(half);
   std::array<float, 4> sums = {};
   for (std::size_t i = 0; i < w.size(); i += sums.size()) {
     for (std::size_t l = 0; l < sums.size(); ++l) {
-      const float q = std::min(std::max(nearest(w[i + l] * inverse), -8.0f), 7.0f);
+      const float q = std::min(std::max(rounded(w[i + l] * inverse), -8.0f), 7.0f);
       const float error = w[i + l] - scale * q;
-      sums[l] += error * error;
+      sums[l] += importance == nullptr ? error * error : (*importance)[i + l] * error * error;
     }
   }
   return (sums[0] + sums[1]) + (sums[2] + sums[3]);
@@ -65,14 +60,14 @@ float squared_error(const Group& w, f16 half) {
 
 // The range -8 .. 7 is lopsided, so the largest weight may meet either end, or be cut short to the
 // good of the others: all are tried.
-f16 best_scale(const Group& w) {
+f16 best_scale(const Group& w, const Group* importance) {
   const float largest = largest_of(w);
   f16 best = scale_of(largest / -8);
-  float least = squared_error(w, best);
+  float least = squared_error(w, best, importance);
   for (const float end : {-8.0f, 7.0f}) {
     for (int step = -6; step <= 12; ++step) {
       const f16 scale = scale_of(largest / (end * (1 + 0.025f * static_cast<float>(step))));
-      const float error = squared_error(w, scale);
+      const float error = squared_error(w, scale, importance);
       if (error < least) {
         least = error;
         best = scale;
@@ -80,6 +75,16 @@ f16 best_scale(const Group& w) {
     }
   }
   return best;
+}
+
+f16 choose(const Group& w, DType type, const Group* importance) {
+  return type == DType::q8 ? scale_of(std::fabs(largest_of(w)) / 127) : best_scale(w, importance);
+}
+
+int nearest_times(float weight, float inverse, DType type) {
+  const float most = type == DType::q8 ? 127 : 7;
+  const float least = type == DType::q8 ? -127 : -8;
+  return static_cast<int>(std::clamp(rounded(weight * inverse), least, most));
 }
 
 Row parts(void* row, std::int64_t n) {
@@ -93,27 +98,46 @@ int signed_half(unsigned bits) {  // of the low four
 
 }  // namespace
 
+f16 choose_scale(const Group& weights, DType type) {
+  return choose(weights, type, nullptr);
+}
+
+f16 choose_scale(const Group& weights, DType type, const Group& importance) {
+  return choose(weights, type, &importance);
+}
+
+int nearest(float weight, f16 scale, DType type) {
+  return nearest_times(weight, inverse_of(scale), type);
+}
+
+void store_group(void* to, std::int64_t n, std::int64_t g, DType type, f16 scale,
+                 const Integers& q) {
+  const Row row = parts(to, n);
+  std::memcpy(row.scales + 2 * g, &scale.bits, 2);
+  if (type == DType::q8) {
+    std::memcpy(row.integers + g * group, q.data(), q.size());
+    return;
+  }
+  std::byte* bytes = row.integers + g / 2 * group;
+  const int shift = g % 2 == 0 ? 0 : 4;
+  for (std::size_t j = 0; j < q.size(); ++j) {
+    const auto other = bytes[j] & static_cast<std::byte>(0xf0 >> shift);
+    bytes[j] = other | static_cast<std::byte>((q[j] & 15) << shift);
+  }
+}
+
 void quantize_row(const float* from, std::int64_t n, DType type, void* to) {
   require(n % multiple == 0, "quantize: rows of {} weights; wanted a multiple of {}", n, multiple);
-  const Row row = parts(to, n);
-  if (type == DType::q4) std::memset(row.integers, 0, static_cast<std::size_t>(n / 2));
   for (std::int64_t g = 0; g < n / group; ++g) {
     Group w;
     std::copy_n(from + g * group, group, w.begin());
-    const f16 scale = type == DType::q8 ? scale_of(std::fabs(largest_of(w)) / 127) : best_scale(w);
+    const f16 scale = choose_scale(w, type);
     const float inverse = inverse_of(scale);
-    std::memcpy(row.scales + 2 * g, &scale.bits, 2);
+    Integers q;
     for (std::size_t j = 0; j < w.size(); ++j) {
-      const auto at = static_cast<std::int64_t>(j);
-      if (type == DType::q8) {
-        const int q = round_to(w[j], inverse, -127, 127);
-        row.integers[g * group + at] = static_cast<std::byte>(q);
-      } else {
-        const int q = round_to(w[j], inverse, -8, 7);
-        const int shift = g % 2 == 0 ? 0 : 4;
-        row.integers[g / 2 * group + at] |= static_cast<std::byte>((q & 15) << shift);
-      }
+      q[j] = static_cast<std::int8_t>(nearest_times(w[j], inverse, type));
     }
+    store_group(to, n, g, type, scale, q);
   }
 }
 

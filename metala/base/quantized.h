@@ -8,6 +8,7 @@
 // n/2 + n/16 bytes, 8.5 and 4.5 bits each.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -24,5 +25,19 @@ constexpr std::int64_t multiple = 64;  // of the weights of a row
 void quantize_row(const float* from, std::int64_t n, DType type, void* to);
 
 void dequantize_row(const void* from, std::int64_t n, DType type, float* to);
+
+// The parts of quantize_row, for those who choose integers by other rules than the nearest.
+
+using Group = std::array<float, group>;
+// The scale that suits these weights best: of the squared errors the sum, each times its
+// importance (> 0), is least. q8 heeds the largest weight alone. Throws as quantize_row does.
+f16 choose_scale(const Group& weights, DType type, const Group& importance);
+f16 choose_scale(const Group& weights, DType type);  // all of one importance
+// The integer q for which scale * q is nearest to the weight.
+int nearest(float weight, f16 scale, DType type);
+// Writes group g of the row of n weights at `row`, all of it.
+using Integers = std::array<std::int8_t, group>;
+void store_group(void* row, std::int64_t n, std::int64_t g, DType type, f16 scale,
+                 const Integers& q);
 
 }  // namespace metala::quantized

@@ -12,11 +12,13 @@
 #include "metala/cli/commands.h"
 #include "metala/cli/loaded_model.h"
 #include "metala/cli/neox_options.h"
-#include "metala/data/documents.h"
+#include "metala/cli/text_windows.h"
 #include "metala/eval/divergence.h"
 #include "metala/model/checkpoint.h"
 #include "metala/model/neox.h"
 #include "metala/model/neox_writer.h"
+#include "metala/quantization/calibrate.h"
+#include "metala/train/progress.h"
 
 namespace metala::cli {
 namespace {
@@ -36,6 +38,8 @@ struct Options {
   std::uint64_t shard_megabytes = 5000;
   std::vector<std::string> text;
   std::int64_t tokens = 100'000;
+  std::vector<std::string> calibrate;
+  std::int64_t calibrate_tokens = 65'536;
   bool no_check = false;
   NeoxOptions neox;
 };
@@ -51,40 +55,39 @@ bool companion(const fs::path& file) {
          name.ends_with(".tiktoken") || name.ends_with(".tiktoken.json");
 }
 
-struct Sequences {
-  std::vector<std::int32_t> ids;
-  std::vector<std::int64_t> offsets = {0};
-
-  void add(std::span<const std::int32_t> sequence) {
-    ids.insert(ids.end(), sequence.begin(), sequence.end());
-    offsets.push_back(static_cast<std::int64_t>(ids.size()));
-  }
-};
-
-// Windows of at most 512 tokens of the texts, or of random ids where there is no text.
+// Of the texts to compare on, or random ids where there are none.
 Sequences check_sequences(const Options& options, const LoadedModel& source) {
-  constexpr std::size_t window = 512;
-  Sequences sequences;
-  if (options.text.empty()) {
-    std::vector<std::int32_t> ids(256);
-    const Philox random(0, 0);
-    for (std::size_t i = 0; i < ids.size(); ++i) {
-      ids[i] = static_cast<std::int32_t>(
-          random.block(i)[0] % static_cast<std::uint64_t>(source.model.config().vocab_size));
-    }
-    sequences.add(ids);
+  if (!options.text.empty()) {
+    Sequences sequences =
+        first_windows(options.text, options.tokens, *open_tokenizer(source.folder));
+    require(!sequences.ids.empty(), "convert: the texts to compare on are empty");
     return sequences;
   }
-  const auto tokenizer = open_tokenizer(source.folder);
-  const auto wanted = static_cast<std::size_t>(options.tokens);
-  read_documents(options.text, {}, [&](const Document& document) {
-    const auto ids = document.ids.empty() ? tokenizer->encode(document.text) : document.ids;
-    for (std::size_t at = 0; at + 1 < ids.size() && sequences.ids.size() < wanted; at += window) {
-      sequences.add(std::span(ids).subspan(at, std::min(window, ids.size() - at)));
-    }
-  });
-  require(!sequences.ids.empty(), "convert: the texts to compare on are empty");
+  std::vector<std::int32_t> ids(256);
+  const Philox random(0, 0);
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    ids[i] = static_cast<std::int32_t>(
+        random.block(i)[0] % static_cast<std::uint64_t>(source.model.config().vocab_size));
+  }
+  Sequences sequences;
+  sequences.add(ids);
   return sequences;
+}
+
+// The tensors to write: rounded with an eye on a text, if one is given.
+std::map<std::string, Tensor> tensors_of(const Options& options, const LoadedModel& source) {
+  const Checkpoint& given = source.checkpoint;
+  if (options.calibrate.empty()) return given.tensors;
+  const Sequences on = scattered_windows(options.calibrate, options.calibrate_tokens,
+                                         *open_tokenizer(source.folder));
+  require(!on.ids.empty(), "convert: the texts to calibrate on are empty");
+  ProgressBar bar("calibrating", static_cast<double>(given.config.layers), "layers");
+  auto tensors =
+      calibrated(given.config, given.tensors, types.at(options.dtype), on.ids, on.offsets,
+                 [&](std::int64_t layers) { bar.update(static_cast<double>(layers)); });
+  bar.finish();
+  fmt::print("calibrated on {} tokens\n", on.ids.size());
+  return tensors;
 }
 
 void print_divergence(const Divergence& d, bool of_text) {
@@ -106,10 +109,11 @@ LoadedModel open_source(const Options& options) {
   return assemble_model(source, load_neox(source, options.neox), {.need_tokenizer = false});
 }
 
-void write(const Options& options, const std::string& folder, const Checkpoint& source) {
+void write(const Options& options, const std::string& folder, const Config& config,
+           const std::map<std::string, Tensor>& tensors) {
   const DType dtype = types.at(options.dtype);
-  if (options.to == "neox") return save_neox(folder, source.config, source.tensors, dtype);
-  save_checkpoint(folder, source.config, source.tensors, dtype, options.shard_megabytes * 1'000'000,
+  if (options.to == "neox") return save_neox(folder, config, tensors, dtype);
+  save_checkpoint(folder, config, tensors, dtype, options.shard_megabytes * 1'000'000,
                   options.to == "torch" ? TensorFormat::torch : TensorFormat::safetensors);
 }
 
@@ -130,13 +134,16 @@ void run(const Options& options) {
     throw UsageError(fmt::format("--dtype {} is metala's own; --to {} takes f32, bf16 and f16",
                                  options.dtype, options.to));
   }
+  if (!options.calibrate.empty() && !in_blocks(dtype)) {
+    throw UsageError(fmt::format("--calibrate is for --dtype q8 and q4, not {}", options.dtype));
+  }
   const LoadedModel source = open_source(options);
   const fs::path destination = options.destination;
   require(!fs::exists(destination), "{}: exists; name a folder that does not", options.destination);
   const fs::path partial = options.destination + ".partial";
   fs::remove_all(partial);
   fs::create_directories(partial);
-  write(options, partial.string(), source.checkpoint);
+  write(options, partial.string(), source.checkpoint.config, tensors_of(options, source));
   for (const auto& entry : fs::directory_iterator(source.folder)) {
     if (companion(entry.path())) fs::copy_file(entry.path(), partial / entry.path().filename());
   }
@@ -185,6 +192,12 @@ void add_convert(CLI::App& app) {
   command->add_option("--text", o.text,
                       "Compare both models' perplexity on these files (as train reads them)");
   command->add_option("--tokens", o.tokens, "Tokens of --text to compare on")
+      ->capture_default_str()
+      ->check(positive());
+  command->add_option("--calibrate", o.calibrate,
+                      "q8, q4: texts like those the model will meet; weights are rounded so that "
+                      "its answers to them change least (slower; other texts than --text)");
+  command->add_option("--calibrate-tokens", o.calibrate_tokens, "Tokens of --calibrate to read")
       ->capture_default_str()
       ->check(positive());
   command->add_flag("--no-check", o.no_check, "Do not compare the models' predictions");
