@@ -23,8 +23,11 @@ endif()
 add_library(metala_options INTERFACE)
 target_compile_features(metala_options INTERFACE cxx_std_20)
 set(metala_warnings
-  -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion
-  -Wno-restrict)  # GCC 12 sees overlaps in std::string that are not there (its bug 105651)
+  -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  list(APPEND metala_warnings
+       -Wno-restrict)  # GCC 12 sees overlaps in std::string that are not there (its bug 105651)
+endif()
 if(METALA_WERROR)
   list(APPEND metala_warnings -Werror)
 endif()
@@ -32,12 +35,21 @@ endif()
 target_compile_options(metala_options INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:${metala_warnings};-fno-math-errno>
   $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;--expt-extended-lambda;-Xcompiler=-Wall>)
-# The vector bodies are compiled for these instruction sets and picked at run time; the others that
-# Highway knows would only lengthen the build.
-target_compile_definitions(metala_options INTERFACE
-  HWY_DISABLED_TARGETS=HWY_AVX3_DL|HWY_SSE4|HWY_SSSE3)
+# The vector bodies are compiled for some of the instruction sets that Highway knows and picked at run
+# time; more would only lengthen the build. The sanitizers, slow to compile, get two: what every
+# x86-64 has, and AVX2.
+set(metala_left_out HWY_AVX3_DL HWY_SSE4 HWY_SSSE3)
+if(METALA_SANITIZE)
+  list(APPEND metala_left_out HWY_AVX3)
+endif()
+string(JOIN "|" metala_left_out ${metala_left_out})
+target_compile_definitions(metala_options INTERFACE HWY_DISABLED_TARGETS=${metala_left_out})
 if(METALA_SANITIZE)
   target_compile_options(metala_options INTERFACE
-    -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
+    -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
   target_link_options(metala_options INTERFACE -fsanitize=address,undefined)
+endif()
+if(METALA_FUZZ)  # a fuzzer that does not see the library's branches tries bytes at random
+  target_compile_options(metala_options INTERFACE -fsanitize=fuzzer-no-link)
+  target_link_options(metala_options INTERFACE -fsanitize=fuzzer-no-link)
 endif()

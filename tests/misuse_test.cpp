@@ -1,4 +1,6 @@
 // The command line refuses what it does not understand: status 2, one line, what to do.
+#include <nlohmann/json.hpp>
+
 #include "program.h"
 
 namespace metala {
@@ -16,20 +18,43 @@ TEST(Program, AnUnknownCommandIsRefusedWithTheNearestMatch) {
   EXPECT_TRUE(refuses(metala("genrate"), 2, "did you mean generate?"));
 }
 
+TEST(Program, WordsInBracketsAreNoLists) {
+  const std::string shipped = METALA_SOURCE_DIR "/models/debian-en";
+  const auto prompts = [&](const std::string& words) {
+    const Outcome o = metala("generate --json -n 1 " + shipped + " " + words);
+    EXPECT_EQ(o.status, 0) << o.err;
+    const auto report = nlohmann::json::parse(o.out);
+    std::vector<std::string> all;
+    for (const auto& s : report["sequences"]) all.push_back(s["prompt"]);
+    return all;
+  };
+  EXPECT_EQ(prompts("'[INST] a, b [/INST]' []"),
+            (std::vector<std::string>{"[INST] a, b [/INST]", "[]"}));
+  EXPECT_TRUE(refuses(metala("bench decode --batch [3]"), 2, "--batch: is [3]; wanted"));
+  EXPECT_TRUE(refuses(metala("genrate]"), 2, "no command genrate]; did you mean generate?"));
+}
+
+TEST(Program, AnOptionTakesOneTextAndLeavesThePromptBehindIt) {
+  const std::string shipped = METALA_SOURCE_DIR "/models/debian-en";
+  const Outcome o = metala("generate --json -n 1 " + shipped + " --stop x --stop=[y] hello");
+  ASSERT_EQ(o.status, 0) << o.err;
+  EXPECT_EQ(nlohmann::json::parse(o.out)["sequences"][0]["prompt"], "hello");
+}
+
 TEST(Program, AMissingCommandIsMisuse) {
   EXPECT_TRUE(refuses(metala(""), 2, "metala --help"));
 }
 
 TEST(Program, AValueOutOfRangeIsMisuse) {
-  EXPECT_EQ(metala("bench decode --batch 0").status, 2);
-  EXPECT_EQ(metala("bench nothing").status, 2);
+  EXPECT_TRUE(refuses(metala("bench decode --batch 0"), 2, "--batch: is 0; wanted"));
+  EXPECT_TRUE(refuses(metala("bench nothing"), 2, "what: nothing"));
 }
 
 TEST(Program, HelpListsTheCommandsAndSucceeds) {
   const Outcome o = metala("--help");
   EXPECT_EQ(o.status, 0);
-  for (const char* command :
-       {"generate", "train", "convert", "inspect", "tokenize", "verify", "bench", "doctor"}) {
+  for (const char* command : {"generate", "chat", "train", "data", "plot", "convert", "inspect",
+                              "tokenize", "verify", "bench", "doctor"}) {
     EXPECT_NE(o.out.find(command), std::string::npos) << command;
   }
 }

@@ -184,6 +184,12 @@ class Chat {
                here().tokens());
   }
 
+  // What a person wants to see after a command that is otherwise silent.
+  void show_size() {
+    if (!editor_.interactive()) return;
+    fmt::print(stderr, "[{} messages, {} tokens]\n", here().messages().size(), here().tokens());
+  }
+
   void answer(const std::string& text) {
     show_answer([&](const Conversation::Show& show) { here().answer(text, show); });
   }
@@ -201,10 +207,22 @@ class Chat {
         {"regenerate",
          [&] { show_answer([&](const Conversation::Show& show) { here().regenerate(show); }); }},
         {"undo", [&] { fmt::print(stderr, "took back: {}\n", here().undo()); }},
-        {"clear", [&] { here().clear(); }},
+        {"clear",
+         [&] {
+           here().clear();
+           show_size();
+         }},
         {"fork", [&] { fork(rest); }},
-        {"save", [&] { here().save(needed(rest, "/save FILE")); }},
-        {"load", [&] { here().load(needed(rest, "/load FILE")); }},
+        {"save",
+         [&] {
+           here().save(needed(rest, "/save FILE"));
+           show_size();
+         }},
+        {"load",
+         [&] {
+           here().load(needed(rest, "/load FILE"));
+           show_size();
+         }},
         {"params", [&] { params(rest); }},
         {"stop", [&] { stop(rest); }},
     };

@@ -1,8 +1,10 @@
 // metala doctor: what hardware, libraries and code paths are in use here.
 #include <cblas.h>
 #include <fmt/format.h>
+#include <hwy/detect_targets.h>
 #include <hwy/targets.h>
 
+#include <cstdint>
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -57,6 +59,15 @@ std::string proc_value(const char* path, const std::string& key) {
   return "unknown";
 }
 
+// The best of the instruction sets that kernels are compiled for and this processor has.
+std::string vector_kernels() {
+  const auto best = [](std::int64_t targets) { return hwy::TargetName(targets & -targets); };
+  const std::string used = best(hwy::SupportedTargets() & HWY_TARGETS);
+  const std::string there = best(hwy::SupportedTargets());
+  if (used == there) return used;
+  return fmt::format("{}; no kernel is compiled for {}, which this processor has", used, there);
+}
+
 void run(bool measure, bool as_json) {
   nlohmann::ordered_json report;
   report["metala"] = METALA_VERSION;
@@ -70,7 +81,7 @@ void run(bool measure, bool as_json) {
   report["threads"] = thread_count();
   report["memory"] = proc_value("/proc/meminfo", "MemTotal");
   report["memory available"] = proc_value("/proc/meminfo", "MemAvailable");
-  report["vector kernels"] = hwy::TargetName(hwy::SupportedTargets() & -hwy::SupportedTargets());
+  report["vector kernels"] = vector_kernels();
   report["matrix library"] = openblas_get_config();
   report["matrix kernels"] = openblas_get_corename();
   describe_gpus(report);

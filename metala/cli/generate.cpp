@@ -258,9 +258,11 @@ class Generation {
       for (std::size_t i = 0; i < outputs_.size(); ++i) {
         fmt::print("[{}] {}{}\n", i + 1, i < prompts.size() ? prompts[i] : "", outputs_[i].text);
       }
-    } else if (options_.log_probabilities >= 0) {
-      for (const auto& token : outputs_[0].tokens) {
-        fmt::print(stderr, "{}\n",
+    }
+    for (std::size_t i = 0; i < outputs_.size(); ++i) {
+      const std::string which = outputs_.size() > 1 ? fmt::format("[{}] ", i + 1) : "";
+      for (const auto& token : outputs_[i].tokens) {  // none unless --logprobs asks for them
+        fmt::print(stderr, "{}{}\n", which,
                    token.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
       }
     }

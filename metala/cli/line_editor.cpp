@@ -1,6 +1,7 @@
 #include "metala/cli/line_editor.h"
 
 #include <histedit.h>
+#include <langinfo.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -23,9 +24,20 @@ struct LineEditor::Terminal {
   }
 };
 
+namespace {
+
+// libedit reads characters, not bytes: of a locale that says which bytes they are. Bare machines
+// and containers have none, and there it would drop what is not ASCII.
+void read_utf8() {
+  std::setlocale(LC_CTYPE, "");
+  if (std::string(nl_langinfo(CODESET)) != "UTF-8") std::setlocale(LC_CTYPE, "C.UTF-8");
+}
+
+}  // namespace
+
 LineEditor::LineEditor(const std::string& history_file) {
   if (isatty(STDIN_FILENO) == 0 || isatty(STDOUT_FILENO) == 0) return;
-  std::setlocale(LC_CTYPE, "");  // libedit reads characters, not bytes
+  read_utf8();
   terminal_ = std::make_unique<Terminal>();
   Terminal& t = *terminal_;
   t.history_file = history_file;

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <exception>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "metala/base/error.h"
@@ -63,9 +64,39 @@ int misuse(const CLI::App& app, const std::string& problem) {
   return 2;
 }
 
+// CLI11 takes a word in brackets for a list, and "[INST] a, b [/INST]" for two prompts. So words
+// that end in one are marked before it reads them, with what no word from a shell holds.
+constexpr char bracket_mark = '\0';
+
+std::vector<std::string> marked(std::vector<std::string> words) {
+  for (auto& word : words) {
+    if (word.ends_with(']')) word.push_back(bracket_mark);
+  }
+  return words;
+}
+
+std::string unmarked(std::string word) {
+  if (word.ends_with(bracket_mark)) word.pop_back();
+  return word;
+}
+
+// An option gets its words as they were typed, and one that takes texts takes one each time it is
+// given: the next word may be the prompt.
+void take_words_as_they_are(CLI::App& app) {
+  for (auto* option : app.get_options()) {
+    if (option->get_items_expected_max() == 0) continue;  // a flag
+    option->transform(unmarked);
+    const bool texts = option->get_type_name() == "TEXT" && option->get_allow_extra_args();
+    if (texts && !option->get_positional()) option->allow_extra_args(false);
+  }
+  for (auto* command : app.get_subcommands([](CLI::App*) { return true; })) {
+    take_words_as_they_are(*command);
+  }
+}
+
 // "no option --foo; did you mean --for?"
-std::string unknown_word(const CLI::App& app, std::string word) {
-  word = word.substr(0, word.find('='));
+std::string unknown_word(const CLI::App& app, const std::string& given) {
+  const std::string word = unmarked(given.substr(0, given.find('=')));
   const bool command = has_commands(*parsed_command(app));
   const char* kind = word.starts_with("-") ? "option" : command ? "command" : "argument";
   const std::string close = nearest(app, word);
@@ -107,9 +138,12 @@ int run(int argc, char** argv) {
   add_verify(app);
   add_bench(app);
   add_doctor(app);
+  take_words_as_they_are(app);
   const std::vector<std::string> words(argv + 1, argv + argc);
+  auto from_the_end = marked(words);
+  std::reverse(from_the_end.begin(), from_the_end.end());
   try {
-    app.parse(argc, argv);
+    app.parse(std::move(from_the_end));
   } catch (const CLI::Success& done) {  // --help, --version
     return app.exit(done);
   } catch (const CLI::ParseError& error) {

@@ -1,6 +1,7 @@
 #include "metala/device/open_device.h"
 
 #include <charconv>
+#include <string_view>
 
 #include "metala/base/error.h"
 
@@ -13,11 +14,14 @@ namespace metala {
 Device open_device(const std::string& name) {
   if (name == "cpu") return {};
   int index = 0;
-  const char* const end = name.data() + name.size();
-  const bool numbered = name.starts_with("cuda:");
-  const auto parsed = std::from_chars(name.data() + (numbered ? 5 : 4), end, index);
-  require(name == "cuda" || (numbered && parsed.ec == std::errc() && parsed.ptr == end),
-          "device {}: wanted cpu, cuda or cuda:NUMBER", name);
+  if (name != "cuda") {
+    const std::string_view prefix = "cuda:";
+    const bool prefixed = name.starts_with(prefix);
+    const char* const end = name.data() + name.size();
+    const auto parsed = std::from_chars(prefixed ? name.data() + prefix.size() : end, end, index);
+    require(parsed.ec == std::errc() && parsed.ptr == end,
+            "device {}: wanted cpu, cuda or cuda:NUMBER", name);
+  }
 #ifdef METALA_CUDA
   return cuda::open(index);
 #else

@@ -30,7 +30,9 @@ std::string refusal(const std::function<void()>& f) {
 }
 
 TEST(Launch, WithoutALauncherAProcessIsAlone) {
-  const Launch launch = launch_from(environment({{"HOME", "/"}, {"SLURM_NTASKS", "4"}}));
+  // A batch script, in which srun has started nothing.
+  const Launch launch =
+      launch_from(environment({{"HOME", "/"}, {"SLURM_PROCID", "0"}, {"SLURM_NTASKS", "4"}}));
   EXPECT_EQ(launch.size, 1);
   EXPECT_EQ(launch.source, "");
 }

@@ -145,7 +145,7 @@ TEST(Jinja, HostileTemplatesAreRefusedQuickly) {
       "{{ ('a' * 10 ** 6).replace('a', 'b' * 10 ** 6) }}",
       "{{ ('a' * 10 ** 6).replace('', 'b' * 10 ** 6) }}",
       "{{ ('b' * 10 ** 6).join(['a'] * 10 ** 6) }}",
-      "{{ ['a'] * 10 ** 6 | join('b' * 10 ** 6) }}",
+      "{{ (['a'] * 10 ** 6)|join('b' * 10 ** 6) }}",
       "{% for i in range(99999) %}{{ 'a' * 99999 }}{% endfor %}",
       "{% set t = 'a' * 10 ** 6 %}{% for i in range(99999) %}{% if t == t ~ 'b' %}{% endif %}"
       "{% endfor %}",

@@ -282,10 +282,13 @@ std::string train_sentencepiece(const std::function<bool(std::string&)>& next,
       {"num_threads", "1"},
       {"minloglevel", "3"}};
   const auto status = sentencepiece::SentencePieceTrainer::Train(options, &lines, &model);
-  require(status.ok(),
-          "tokenizer: cannot train a vocabulary of {}: {}; choose another "
-          "--vocab-size",
-          vocabulary, status.ToString());
+  if (!status.ok()) {
+    std::string problem = status.ToString();  // "Internal: file(line) [condition] what is wrong."
+    const auto condition = problem.rfind("] ");
+    if (condition != std::string::npos) problem.erase(0, condition + 2);
+    fail("tokenizer: cannot train a vocabulary of {}; choose another --vocab-size: {}", vocabulary,
+         problem);
+  }
   return model;
 }
 

@@ -255,6 +255,16 @@ TEST(TrainerOnRanks, AStateWithAHoleOrALiarIsRefused) {
   });
   EXPECT_NE(refusal(holed).find("lacks second_moment.model.embed_tokens.weight"),
             std::string::npos);
+  // A part of a tensor, which one of the ranks wants.
+  holed = state;
+  const auto cut = std::find_if(holed.begin(), holed.end(), [](const auto& part) {
+    return part.first.find("[0:") != std::string::npos;
+  });
+  ASSERT_NE(cut, holed.end());
+  holed.erase(cut);
+  const std::string hole = refusal(holed);
+  EXPECT_TRUE(hole == "accepted" || hole.find("lacks elements 0 to ") != std::string::npos) << hole;
+  EXPECT_TRUE(world().any(hole != "accepted", "refusals"));
   auto lying = state;
   lying["first_moment.lm_head.weight[5:1000]"] = Tensor::zeros({995});
   EXPECT_NE(refusal(lying).find("reaches element 1000"), std::string::npos);

@@ -88,16 +88,15 @@ std::map<std::string, std::vector<StoredPart>> parts_by_tensor(
   return all;
 }
 
-// Elements [begin, end) of a tensor, from whichever parts hold them.
+// Elements [begin, end) of a tensor that has some, from whichever parts hold them.
 void take_elements(const std::map<std::string, std::vector<StoredPart>>& stored,
                    const std::string& name, std::int64_t begin, std::int64_t end,
                    const Tensor& into) {
-  const auto found = stored.find(name);
-  require(found != stored.end(), "train: the optimizer state lacks {}", name);
+  const auto& parts = stored.at(name);
   std::int64_t at = begin;
   for (bool moved = true; at < end && moved;) {
     moved = false;
-    for (const auto& part : found->second) {
+    for (const auto& part : parts) {
       const std::int64_t upto = std::min(end, part.end);
       if (part.begin > at || upto <= at) continue;
       into.rows(at - begin, upto - begin)
