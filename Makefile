@@ -3,7 +3,7 @@ build := build/release
 
 cuda := build/cuda
 
-.PHONY: build demo test soak corpus clean build-gpu test-gpu test-gpu-ranks bench-gpu bench-gpu-ranks bundle
+.PHONY: build demo test test-sanitized fuzz soak corpus clean build-gpu test-gpu test-gpu-ranks bench-gpu bench-gpu-ranks bundle
 
 build:
 	@tools/install_packages.sh
@@ -15,6 +15,21 @@ demo: build
 
 test: build
 	@OMP_WAIT_POLICY=passive ctest --preset release --parallel 2
+
+# The tests under the address and undefined-behaviour sanitizers; their build takes many minutes.
+test-sanitized:
+	@tools/install_packages.sh
+	@[ -f build/sanitize/build.ninja ] || cmake --preset sanitize
+	@cmake --build --preset sanitize
+	@OMP_WAIT_POLICY=passive ctest --preset sanitize --parallel 2
+
+# Every reader of files against inputs that libFuzzer makes up, SECONDS each; needs clang.
+SECONDS ?= 300
+fuzz:
+	@tools/install_packages.sh
+	@[ -f build/fuzz/build.ninja ] || cmake --preset fuzz
+	@cmake --build --preset fuzz
+	@tools/fuzz.py build/fuzz --seconds $(SECONDS)
 
 # For NVIDIA GPUs; needs nvcc (docs/gpu.md).
 build-gpu:

@@ -46,6 +46,11 @@ TEST(Convert, OptionsSayWhatAGptNeoxFolderLeavesOpen) {
   EXPECT_NE(o.err.find("silu is assumed"), std::string::npos) << o.err;
 }
 
+TEST(Convert, AGptNeoxFolderThatIsUsedAsItIsPointsToIt) {
+  EXPECT_TRUE(refuses(metala("generate " + foreign + "neox hi"), 1,
+                      "is a checkpoint of GPT-NeoX; `metala convert "));
+}
+
 TEST(Convert, TiedEmbeddingsStayTiedThroughGptNeox) {
   const Folder folder;
   const std::string tied = METALA_SOURCE_DIR "/tests/golden/tied ";

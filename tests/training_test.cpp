@@ -190,6 +190,9 @@ TEST(Training, TheLossFallsAndTheRunLeavesMetricsCurveAndAWholeModel) {
       metala(train(run, "--steps 90 --resume --learning-rate 1e-2 --accumulation 2"));
   EXPECT_EQ(other.status, 1);
   EXPECT_NE(other.err.find("the run was started with steps 60, now 90"), std::string::npos);
+  std::string deeper = train(run, "--steps 60 --resume --learning-rate 1e-2 --accumulation 2");
+  deeper.replace(deeper.find("--layers 2"), 10, "--layers 3");
+  EXPECT_NE(metala(deeper).err.find("the run was started with layers 2, now 3"), std::string::npos);
 }
 
 class Generation : public testing::Test {
@@ -355,6 +358,10 @@ TEST(TrainingMisuse, IsRefusedInOneLine) {
   EXPECT_TRUE(refuses(metala("train " + (folder / "answers.jsonl") + out), 1, "hold 999999"));
   EXPECT_EQ(metala("train " + (folder / "empty.txt") + out).status, 1);
   EXPECT_EQ(metala("train " + text + " --heads 3 --width 32" + out).status, 1);
+  EXPECT_TRUE(
+      refuses(metala("train " + text + " --task mqar" + out), 2, "inputs is not for --task"));
+  EXPECT_TRUE(refuses(metala("train " + text + " --init-from x --width 64" + out), 2,
+                      "--width is not for --init-from"));
   EXPECT_EQ(metala("train " + text + " --output /proc/metala").status, 1);
   EXPECT_TRUE(refuses(metala("train " + text + out + " --resume"), 1, "no complete checkpoint"));
 }

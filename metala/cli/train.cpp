@@ -154,6 +154,7 @@ class Run {
     if (resumed) {
       check_same_model(resumed->config, o_.output);
       o_.config = resumed->config;
+      check_same_size();
       return Parameters(resumed->parameters);
     }
     if (!o_.init_from.empty()) {
@@ -312,6 +313,20 @@ class Run {
                   ? "an --accumulation that gives that many in a step over all ranks"
                   : "the same options");
     }
+  }
+
+  // A resumed model keeps its size; a flag that says another would have no effect.
+  void check_same_size() const {
+    const auto check = [&](const char* what, std::int64_t asked, std::int64_t has) {
+      require(asked == 0 || asked == has,
+              "{}: the run was started with {} {}, now {}; resume with the same options", o_.output,
+              what, has, asked);
+    };
+    if (o_.configured) return;
+    check("width", o_.width, o_.config.width);
+    check("layers", o_.layers, o_.config.layers);
+    check("heads", o_.heads, o_.config.heads);
+    check("glu-width", o_.glu_width, o_.config.glu_width);
   }
 
   // What must be the same on all ranks.
@@ -561,6 +576,27 @@ class Run {
 
 }  // namespace
 
+namespace {
+
+// Flags that another one leaves without effect.
+void refuse_idle_flags(const CLI::App& train, const TrainCommand& o) {
+  const auto refuse = [&](std::initializer_list<const char*> flags, const char* why) {
+    for (const char* flag : flags) {
+      if (train.get_option(flag)->count() > 0) throw UsageError(fmt::format("{} {}", flag, why));
+    }
+  };
+  if (o.task == "mqar") {
+    refuse({"inputs", "--validation", "--tokenizer", "--vocab-size", "--preset", "--glu-width"},
+           "is not for --task mqar, which makes its own examples and model");
+  } else if (o.task == "text" && !o.init_from.empty()) {
+    refuse({"--preset", "--width", "--layers", "--heads", "--glu-width", "--untied",
+            "--initialization", "--tokenizer", "--vocab-size"},
+           "is not for --init-from, which takes the model's own");
+  }
+}
+
+}  // namespace
+
 void add_train(CLI::App& app) {
   auto options = std::make_shared<TrainCommand>();
   CLI::App* command = app.add_subcommand(
@@ -577,6 +613,7 @@ void add_train(CLI::App& app) {
       o.run = run_of_flags(o, named ? o.data.tokenizer.name : "");
       o.task = "packed";
     }
+    refuse_idle_flags(*command, o);
     on_all_ranks(o.ranks, o.device, [&](Communicator& ranks, Device device) {
       if (parsed && !parsed->inert.empty() && ranks.rank() == 0) {
         fmt::print(stderr, "without effect here: {}\n", fmt::join(parsed->inert, ", "));

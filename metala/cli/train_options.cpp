@@ -156,10 +156,16 @@ void add_run_options(CLI::App& command, TrainCommand& o) {
 }  // namespace
 
 void add_train_options(CLI::App& command, TrainCommand& o) {
+  const auto group = [&](const char* name) { command.option_defaults()->group(name); };
+  group("Data");
   add_data_options(command, o);
+  group("Model");
   add_model_options(command, o);
+  group("Optimisation");
   add_optimizer_options(command, o);
+  group("The run");
   add_run_options(command, o);
+  group("Ranks");
   command
       .add_option("--context-ranks", o.trainer.context_ranks,
                   "Ranks that share each sequence (context parallelism)")

@@ -8,6 +8,7 @@
 #include "metala/io/printable.h"
 #include "metala/text/added_tokens.h"
 #include "metala/text/clean_up.h"
+#include "metala/text/file_tokenizer.h"
 #include "metala/text/tokenizer.h"
 #include "metala/text/tokenizer_config.h"
 #include "metala/text/utf8.h"
@@ -38,12 +39,12 @@ std::string without_dummy_prefix(const std::string& serialized) {
   return serialized + std::string("\x1a\x02\x18\x00", 4);
 }
 
-class SentencePieceTokenizer : public Tokenizer {
+class SentencePieceTokenizer : public FileTokenizer {
  public:
   SentencePieceTokenizer(const std::string& serialized, const std::string& source,
                          const TokenizerConfig& config)
-      : files_(config.files), cleans_up_(config.clean_up_tokenization_spaces) {
-    files_.emplace_back("tokenizer.model", serialized);
+      : FileTokenizer(config) {
+    keep_file("tokenizer.model", serialized);
     load(processor_, serialized, source);
     load(continuing_, without_dummy_prefix(serialized), source);
     for (int id = 0; id < processor_.GetPieceSize(); ++id) {
@@ -56,7 +57,11 @@ class SentencePieceTokenizer : public Tokenizer {
     for (const auto& token : config.added) add_beside(token, source);
     puts_space_first_ = puts_space_first();
     strips_all_spaces_ = strips_all_spaces();
-    read_roles(config);
+    bos_ = processor_.bos_id();
+    eos_ = processor_.eos_id();
+    pad_ = processor_.pad_id();
+    take_roles(config.named, config.path, [this](const std::string& name) { return id_of(name); });
+    take_frame(config, config.is_llama());
   }
 
   using Tokenizer::encode;
@@ -91,7 +96,7 @@ class SentencePieceTokenizer : public Tokenizer {
 
   std::string text(std::span<const std::int32_t> ids) const override {
     std::string shown = replace_each_invalid_byte(decode(ids));
-    return cleans_up_ ? clean_up_spaces(std::move(shown)) : shown;
+    return cleans_up_spaces() ? clean_up_spaces(std::move(shown)) : shown;
   }
 
   std::string piece(std::int32_t id) const override {
@@ -101,16 +106,9 @@ class SentencePieceTokenizer : public Tokenizer {
   }
 
   std::int64_t size() const override { return static_cast<std::int64_t>(bytes_.size()); }
-  std::int32_t bos() const override { return bos_; }
-  std::int32_t eos() const override { return eos_; }
-  std::int32_t pad() const override { return pad_; }
-  Frame frame() const override { return frame_; }
-  bool cleans_up_spaces() const override { return cleans_up_; }
   std::string description() const override {
     return fmt::format("SentencePiece, {} pieces", size());
   }
-
-  void save(const std::string& folder) const override { save_files(folder, files_); }
 
  private:
   std::string bytes_of_piece(int id) const {
@@ -158,24 +156,12 @@ class SentencePieceTokenizer : public Tokenizer {
     return !processor_.IsUnknown(space) && processor_.DecodeIds({space, space}).empty();
   }
 
-  void read_roles(const TokenizerConfig& config) {
-    const auto named = [&](const char* role, std::int32_t otherwise) {
-      const auto name = config.named.find(role);
-      if (name == config.named.end()) return otherwise;
-      for (const auto& [id, content] : names_beside_) {
-        if (content == name->second) return id;
-      }
-      const std::int32_t id = processor_.PieceToId(name->second);
-      const bool found = id >= 0 && processor_.IdToPiece(id) == name->second;
-      require(found, "{}: {} is \"{}\", which the model does not have", config.path, role,
-              printable(name->second));
-      return id;
-    };
-    bos_ = named("bos_token", processor_.bos_id());
-    eos_ = named("eos_token", processor_.eos_id());
-    pad_ = named("pad_token", processor_.pad_id());
-    if (config.add_bos_token.value_or(config.is_llama()) && bos_ >= 0) frame_.before = {bos_};
-    if (config.add_eos_token.value_or(false) && eos_ >= 0) frame_.after = {eos_};
+  std::int32_t id_of(const std::string& name) const {
+    for (const auto& [id, content] : names_beside_) {
+      if (content == name) return id;
+    }
+    const std::int32_t id = processor_.PieceToId(name);  // the unknown token's for what is no piece
+    return id >= 0 && processor_.IdToPiece(id) == name ? id : -1;
   }
 
   // A byte that is no text becomes the piece of that byte.
@@ -200,19 +186,15 @@ class SentencePieceTokenizer : public Tokenizer {
     ids.insert(ids.end(), part.begin(), part.end());
   }
 
-  std::vector<std::pair<std::string, std::string>> files_;
   sentencepiece::SentencePieceProcessor processor_;
   sentencepiece::SentencePieceProcessor continuing_;  // puts no space in front
   bool puts_space_first_ = false;
   bool strips_all_spaces_ = false;
-  bool cleans_up_ = false;
   std::vector<std::string> bytes_;
   std::array<std::int32_t, 256> byte_ids_{};
   int byte_pieces_ = 0;
   AddedTokenFinder added_;
   std::map<std::int32_t, std::string> names_beside_;  // of tokens beyond the model's
-  std::int32_t bos_ = -1, eos_ = -1, pad_ = -1;
-  Frame frame_;
 };
 
 // Feeds lines of the caller's texts to the trainer, which keeps no line breaks.

@@ -8,6 +8,7 @@
 #include "metala/io/json.h"
 #include "metala/io/printable.h"
 #include "metala/text/byte_pairs.h"
+#include "metala/text/file_tokenizer.h"
 #include "metala/text/piece_cache.h"
 #include "metala/text/regex.h"
 #include "metala/text/split_patterns.h"
@@ -141,15 +142,14 @@ Description parse_description(const std::string& text, const std::string& source
   return d;
 }
 
-class TiktokenTokenizer : public Tokenizer {
+class TiktokenTokenizer : public FileTokenizer {
  public:
   TiktokenTokenizer(const Vocabulary& vocabulary, const Description& description,
                     const TokenizerConfig& config, std::string path)
-      : path_(std::move(path)),
+      : FileTokenizer(config),
+        path_(std::move(path)),
         blob_(vocabulary.bytes),
-        merges_(3 * vocabulary.tokens.size()),
-        cleans_up_(config.clean_up_tokenization_spaces),
-        files_(config.files) {
+        merges_(3 * vocabulary.tokens.size()) {
     add_tokens(vocabulary);
     add_merges();
     for (const auto& token : description.special) add_special(token);
@@ -163,23 +163,8 @@ class TiktokenTokenizer : public Tokenizer {
     }
     auto named = description.named;
     named.insert(config.named.begin(), config.named.end());  // the description's first
-    const auto id_named = [&](const char* what) {
-      const auto place = named.find(what);
-      if (place == named.end()) return -1;
-      const std::int32_t id = id_of(place->second);
-      require(id >= 0, "{}: {} is \"{}\", which is no token", path_, what,
-              printable(place->second));
-      return id;
-    };
-    bos_ = id_named("bos_token");
-    eos_ = id_named("eos_token");
-    pad_ = id_named("pad_token");
-    if (config.add_bos_token.value_or(false) && bos_ >= 0) frame_.before = {bos_};
-    if (config.add_eos_token.value_or(false) && eos_ >= 0) frame_.after = {eos_};
-  }
-
-  void keep_file(const std::string& name, const std::string& content) {
-    files_.emplace_back(name, content);
+    take_roles(named, path_, [this](const std::string& name) { return id_of(name); });
+    take_frame(config, false);
   }
 
   using Tokenizer::encode;
@@ -206,15 +191,9 @@ class TiktokenTokenizer : public Tokenizer {
   }
 
   std::int64_t size() const override { return static_cast<std::int64_t>(tokens_.size()); }
-  std::int32_t bos() const override { return bos_; }
-  std::int32_t eos() const override { return eos_; }
-  std::int32_t pad() const override { return pad_; }
-  Frame frame() const override { return frame_; }
-  bool cleans_up_spaces() const override { return cleans_up_; }
   std::string description() const override {
     return fmt::format("tiktoken, {} ranks, {} special tokens", ids_.size(), names_.size());
   }
-  void save(const std::string& folder) const override { save_files(folder, files_); }
 
  private:
   void add_tokens(const Vocabulary& vocabulary) {
@@ -343,10 +322,6 @@ class TiktokenTokenizer : public Tokenizer {
   std::unordered_map<std::string, std::int32_t> special_ids_;
   Splitter splitter_ = nullptr;
   std::unique_ptr<Regex> regex_;  // where there is no splitter
-  std::int32_t bos_ = -1, eos_ = -1, pad_ = -1;
-  Frame frame_;
-  bool cleans_up_;
-  std::vector<std::pair<std::string, std::string>> files_;
   mutable PieceCaches caches_;
 };
 

@@ -104,11 +104,4 @@ TokenizerConfig read_tokenizer_config(const std::string& folder) {
   return config;
 }
 
-void save_files(const std::string& folder,
-                const std::vector<std::pair<std::string, std::string>>& files) {
-  for (const auto& [name, content] : files) {
-    write_file_atomically(folder + "/" + name, content);
-  }
-}
-
 }  // namespace metala

@@ -29,8 +29,4 @@ struct TokenizerConfig {
 // An empty one where there are no files. Throws Error naming the file and field that is wrong.
 TokenizerConfig read_tokenizer_config(const std::string& folder);
 
-// Writes `files` into `folder`.
-void save_files(const std::string& folder,
-                const std::vector<std::pair<std::string, std::string>>& files);
-
 }  // namespace metala

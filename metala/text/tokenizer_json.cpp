@@ -7,6 +7,7 @@
 #include "metala/io/json.h"
 #include "metala/text/bpe_model.h"
 #include "metala/text/clean_up.h"
+#include "metala/text/file_tokenizer.h"
 #include "metala/text/json_fields.h"
 #include "metala/text/normalizer.h"
 #include "metala/text/pre_tokenizer.h"
@@ -99,34 +100,28 @@ AddedToken read_added(const json& one, const std::string& place) {
   return token;
 }
 
-class JsonTokenizer : public Tokenizer {
+class JsonTokenizer : public FileTokenizer {
  public:
   JsonTokenizer(const json& file, const BpeTables& tables, const TokenizerConfig& config,
                 const std::string& path)
-      : path_(path),
+      : FileTokenizer(config),
+        path_(path),
         normalizer_(read_normalizer(component(file, "normalizer"), path + ": normalizer")),
         pre_tokenizers_(
             read_pre_tokenizers(component(file, "pre_tokenizer"), path + ": pre_tokenizer")),
         model_(tables, component(file, "model"), pre_tokenizers_.byte_level, path + ": model"),
-        decoder_(component(file, "decoder"), path + ": decoder"),
-        cleans_up_(config.clean_up_tokenization_spaces),
-        files_(config.files) {
+        decoder_(component(file, "decoder"), path + ": decoder") {
     for (const auto& token : model_.tokens()) names_.push_back(token);
     read_added_tokens(file, config);
     find_added_tokens();
     make_bytes();
-    bos_ = named(config, "bos_token");
-    eos_ = named(config, "eos_token");
-    pad_ = named(config, "pad_token");
+    take_roles(config.named, config.path, [this](const std::string& name) { return id_of(name); });
     if (config.is_llama()) {
-      if (config.add_bos_token.value_or(true) && bos_ >= 0) frame_.before = {bos_};
-      if (config.add_eos_token.value_or(false) && eos_ >= 0) frame_.after = {eos_};
+      take_frame(config, true);
     } else {
       read_post_processor(component(file, "post_processor"), path + ": post_processor");
     }
   }
-
-  void keep_file(const std::string& content) { files_.emplace_back("tokenizer.json", content); }
 
   using Tokenizer::encode;
   std::vector<std::int32_t> encode(std::string_view text, EncodeOptions options) const override {
@@ -161,20 +156,14 @@ class JsonTokenizer : public Tokenizer {
       if (id >= 0 && id < size() && !hidden_.contains(id)) tokens.push_back(piece(id));
     }
     std::string shown = decoder_.text(std::move(tokens));
-    return cleans_up_ ? clean_up_spaces(std::move(shown)) : shown;
+    return cleans_up_spaces() ? clean_up_spaces(std::move(shown)) : shown;
   }
 
   std::int64_t size() const override { return static_cast<std::int64_t>(names_.size()); }
-  std::int32_t bos() const override { return bos_; }
-  std::int32_t eos() const override { return eos_; }
-  std::int32_t pad() const override { return pad_; }
-  Frame frame() const override { return frame_; }
-  bool cleans_up_spaces() const override { return cleans_up_; }
   std::string description() const override {
     return fmt::format("tokenizer.json, BPE, {} tokens, {} merges, {} added",
                        model_.tokens().size(), model_.merge_count(), added_.size());
   }
-  void save(const std::string& folder) const override { save_files(folder, files_); }
 
  private:
   struct Encoding {
@@ -263,15 +252,6 @@ class JsonTokenizer : public Tokenizer {
       std::string first = decoder_.bytes(names_[i], true);
       if (first != bytes_.back()) first_bytes_.emplace(id, std::move(first));
     }
-  }
-
-  std::int32_t named(const TokenizerConfig& config, const char* role) const {
-    const auto name = config.named.find(role);
-    if (name == config.named.end()) return -1;
-    const std::int32_t id = id_of(name->second);
-    require(id >= 0, "{}: {} is \"{}\", which {} does not have", config.path, role,
-            printable(name->second), path_);
-    return id;
   }
 
   void read_post_processor(const json& one, const std::string& place) {
@@ -376,10 +356,6 @@ class JsonTokenizer : public Tokenizer {
   AddedTokenFinder raw_, normalized_;       // looked for before and after normalising
   std::vector<std::string> names_, bytes_;  // by id
   std::unordered_map<std::int32_t, std::string> first_bytes_;  // where not as bytes_
-  std::int32_t bos_ = -1, eos_ = -1, pad_ = -1;
-  Frame frame_;
-  bool cleans_up_;
-  std::vector<std::pair<std::string, std::string>> files_;
   mutable PieceCaches caches_;
 };
 
@@ -401,7 +377,7 @@ std::unique_ptr<Tokenizer> tokenizer_json(const std::string& content, const Toke
           "unigram models as tokenizer.model)",
           path, printable(type));
   auto tokenizer = std::make_unique<JsonTokenizer>(file, reader.tables, config, path);
-  tokenizer->keep_file(content);
+  tokenizer->keep_file("tokenizer.json", content);
   return tokenizer;
 }
 

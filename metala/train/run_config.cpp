@@ -230,7 +230,7 @@ ParsedRunConfig parse_run_config(
       continue;
     }
     if (check_constrained(name, entry)) continue;
-    if (null && std::ranges::any_of(known_keys(), [&](const auto& key) { return key == name; })) {
+    if (null && std::ranges::count(known_keys(), name) > 0) {
       continue;  // `key: null` leaves the default
     }
     if (read_field(parsed.config, name, entry)) continue;

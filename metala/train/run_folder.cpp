@@ -20,6 +20,7 @@
 #include "metala/io/json.h"
 #include "metala/io/safetensors.h"
 #include "metala/model/checkpoint.h"
+#include "metala/model/neox_layers.h"
 
 namespace metala {
 namespace {
@@ -304,6 +305,9 @@ RunState load_checkpoint_of_run(const RunCheckpoint& from) {
 std::string resolve_model_folder(const std::string& named) {
   require(fs::exists(named), "{}: no such folder", named);
   if (fs::exists(fs::path(named) / "config.json")) return named;
+  require(!is_neox_folder(named),
+          "{}: is a checkpoint of GPT-NeoX; `metala convert {} FOLDER` makes it a model folder",
+          named, named);
   const auto newest = newest_checkpoint(named);
   require(newest.has_value(),
           "{}: is neither a model folder (no config.json) nor a run with a complete checkpoint",
