@@ -264,7 +264,8 @@ class Chat {
     std::string name;
     double value = 0;
     if (words >> name) {
-      require(static_cast<bool>(words >> value), "wanted /params NAME VALUE");
+      std::string more;
+      require((words >> value) && !(words >> more), "wanted /params NAME VALUE");
       const bool counts = name == "top_k" || name == "seed" || name == "max_tokens";
       require(!counts || (value >= 0 && value <= 2147483647 && value == std::floor(value)),
               "{} is {}; wanted a whole number from 0 to 2147483647", name, value);

@@ -68,7 +68,8 @@ void add_plot(CLI::App& app) {
   auto o = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("plot", "Curves of training runs, here or as SVG");
   command->add_option("runs", o->runs, "Folders of runs, or metrics.jsonl files")->required();
-  command->add_option("--metric", o->metrics, "What to draw; metrics.jsonl has the names")
+  command
+      ->add_option("--metric", o->metrics, "What to draw; repeatable; metrics.jsonl has the names")
       ->capture_default_str();
   command->add_option("-o,--output", o->output, "An .svg file instead of the terminal");
   command

@@ -31,7 +31,7 @@ void add_data_options(CLI::App& command, TrainCommand& o) {
       ->capture_default_str()
       ->check(CLI::IsMember({"text", "mqar"}));
   command.add_option("--validation", o.data.validation_inputs,
-                     "Text to validate on; default: the end of the training text");
+                     "Text to validate on; repeatable; default: the end of the training text");
   command
       .add_option("--validation-share", o.data.validation_share,
                   "Share of the training text kept for validation")
@@ -52,7 +52,8 @@ void add_data_options(CLI::App& command, TrainCommand& o) {
                   "Prepared data: micro batches of an evaluation")
       ->capture_default_str()
       ->check(positive());
-  command.add_option("--set", o.settings, "KEY=VALUE: replaces a key of the configuration");
+  command.add_option("--set", o.settings,
+                     "KEY=VALUE: replaces a key of the configuration; repeatable");
   command.add_option("--vocab-size", o.data.tokenizer.vocabulary, "Pieces of a learned vocabulary")
       ->capture_default_str()
       ->check(CLI::Range(300, 1000000));
