@@ -360,6 +360,14 @@ metala_attention::Inputs values_of(const AttentionInputs& in, const Carried& sta
           value_of(in.z), value_of(in.aug), value_of(in.fixed_decay), value_of(state.before)};
 }
 
+// What the forward pass leaves to the backward pass.
+Tensor states_to_keep(const Tape& tape, const metala_attention::Options& options,
+                      const metala_attention::Inputs& in, Offsets offsets) {
+  if (!tape.recording()) return {};
+  const Shape shape = metala_attention::states_shape(options, in, offsets);
+  return shape.count() == 0 ? Tensor() : tape.arena().uninitialized(shape, DType::bf16);
+}
+
 metala_attention::Gradients gradients_of(const AttentionInputs& in, const Carried& state) {
   const auto [d, write] = slots_of({in.q, in.u, in.k, in.v, in.z});
   return {d[0],
@@ -383,12 +391,14 @@ Variable metala_attention(Tape& tape, const metala_attention::Options& options,
   const Tensor mixed =
       tape.recording() ? tape.arena().uninitialized(v.shape(), v.dtype()) : Tensor();
   const metala_attention::Inputs inputs = values_of(in, state);
-  metala_attention::forward(options, inputs, offsets, o.value(), mixed, value_of(state.after));
+  const Tensor states = states_to_keep(tape, options, inputs, offsets);
+  metala_attention::forward(options, inputs, offsets, o.value(), mixed, value_of(state.after),
+                            states);
   if (tape.recording()) {
     tape.record([=] {
       const profile::Scope back("attention, backward");
       metala_attention::backward(options, inputs, offsets, mixed, o.gradient(),
-                                 gradient_of(state.after), gradients_of(in, state));
+                                 gradient_of(state.after), gradients_of(in, state), states);
     });
   }
   return o;
@@ -425,16 +435,18 @@ Variable add_attention_linear(Tape& tape, const Onto& onto,
   const Shape shape = in.v.value().shape();
   const Tensor mixed = tape.arena().uninitialized(shape, in.v.value().dtype());
   const metala_attention::Inputs inputs = values_of(in, state);
+  const Tensor states = states_to_keep(tape, options, inputs, offsets);
   const Variable y = add_given_back(tape, onto, shape, [&](const Tensor& o) {
     const profile::Scope scope("attention");
-    metala_attention::forward(options, inputs, offsets, o, mixed, value_of(state.after));
+    metala_attention::forward(options, inputs, offsets, o, mixed, value_of(state.after), states);
   });
   tape.record([=, &tape] {
     pull_back_given_back(tape, onto, y, shape, [&](const Tensor& o) {
       const profile::Scope back("attention, backward");
       metala_attention::Gradients to = gradients_of(in, state);
       to.o = o;
-      metala_attention::backward(options, inputs, offsets, mixed, o, gradient_of(state.after), to);
+      metala_attention::backward(options, inputs, offsets, mixed, o, gradient_of(state.after), to,
+                                 states);
     });
   });
   return y;
@@ -490,14 +502,20 @@ Variable scoped(Tape& tape, const Variable& x,
     const ArenaScope scope(tape.arena());  // the result lies in x
     return f(tape, x);
   }
-  const auto mark = std::make_shared<Arena::Mark>();
-  tape.record([=, &arena = tape.arena()] { arena.rewind(*mark); });  // played last
+  struct Scope {
+    Arena::Mark mark;
+    Tensor gradient;  // of the result
+  };
+  const auto scope = std::make_shared<Scope>();
+  tape.record([=, &arena = tape.arena()] {  // played last
+    require(!x.needs_gradient() || x.gradient().raw() == scope->gradient.raw(),
+            "autograd: a scoped function must end by adding onto its input");
+    arena.rewind(scope->mark);
+  });
   const Variable y = f(tape, x);
   tape.record([=, &arena = tape.arena()] {  // played first
-    // Both gradients must outlive the scope, so they have their memory before it.
-    y.reserve_gradient();
-    x.reserve_gradient();
-    *mark = arena.mark();
+    scope->gradient = y.gradient();         // outlives the scope, and becomes the gradient of x
+    scope->mark = arena.mark();
   });
   return y;
 }

@@ -82,7 +82,8 @@ void cross_entropy(Tape&, const Variable& x, const Variable& weight, Ids labels,
                    const Tensor& sums);
 
 // f(x), whose gradients in between are given back to the arena as soon as the backward pass has
-// gone through f: a pass through all layers needs the gradients of one.
+// gone through f: a pass through all layers needs the gradients of one. f must end by adding onto
+// x, so that the gradient of x lies where that of the result did.
 Variable scoped(Tape&, const Variable& x, const std::function<Variable(Tape&, const Variable&)>& f);
 
 // f(x) without keeping what f computes in between: the backward pass runs f again. f must give the

@@ -140,5 +140,43 @@ TEST_F(Functions, ProjectionsThatLieTogetherAreOneProduct) {
   EXPECT_TRUE(close(one.bias, each.bias, 1e-15));
 }
 
+// Blocks one after the other, each x + norm(x) W^T.
+TEST_F(Functions, AScopeGivesBackWhatItsGradientsTook) {
+  const Tensor w = random_normal({width, width}, DType::f64, 2);
+  const auto block = [&](Tape& tape, const Variable& x) {
+    return functions::add_linear(tape, x, functions::rms_norm(tape, x, 1e-6),
+                                 Variable::constant(w));
+  };
+  const auto run = [&](std::int64_t blocks, bool scopes, Tensor& dx) {
+    Arena arena;
+    Tape tape(arena, Tape::Mode::record);
+    const Variable x = tape.intermediate({rows, width}, DType::f64);
+    x.value().copy_from(random_normal({rows, width}, DType::f64, 1));
+    Variable y = x;
+    for (std::int64_t i = 0; i < blocks; ++i) {
+      y = scopes ? functions::scoped(tape, y, block) : block(tape, y);
+    }
+    y.gradient().copy_from(random_normal({rows, width}, DType::f64, 99));
+    const std::size_t forward = arena.peak();
+    tape.backward();
+    dx = x.gradient().copy();
+    return arena.peak() - forward;
+  };
+  Tensor scoped, plain, few;
+  const std::size_t of_many = run(8, true, scoped);
+  run(8, false, plain);
+  EXPECT_TRUE(same_bits(scoped, plain));
+  EXPECT_EQ(of_many, run(2, true, few));
+}
+
+TEST_F(Functions, AScopeMustEndByAddingOntoItsInput) {
+  const Variable x = intermediate(1);
+  const Tensor w = random_normal({width, width}, DType::f64, 2);
+  const Variable y = functions::scoped(tape_, x, [&](Tape& tape, const Variable& in) {
+    return functions::linear(tape, in, Variable::constant(w));
+  });
+  EXPECT_THROW(pull_back(y), Error);
+}
+
 }  // namespace
 }  // namespace metala

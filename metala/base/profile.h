@@ -31,10 +31,14 @@ void add(const char* name, double seconds, double flops);
 void settle();
 }  // namespace detail
 
+inline bool enabled() {
+  return detail::enabled.load(std::memory_order_relaxed);
+}
+
 class Scope {
  public:
   explicit Scope(const char* name, double flops = 0) {
-    if (!detail::enabled.load(std::memory_order_relaxed)) return;
+    if (!enabled()) return;
     name_ = name;
     flops_ = flops;
     detail::settle();

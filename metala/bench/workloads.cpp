@@ -11,7 +11,7 @@
 #include "metala/model/checkpoint.h"
 #include "metala/model/language_model.h"
 #include "metala/model/stepper.h"
-#include "metala/ops/sample/greedy_batch.h"
+#include "metala/ops/sample/batch_sampler.h"
 #include "metala/train/trainer.h"
 
 namespace metala::bench {
@@ -179,13 +179,14 @@ DecodeResult DecodeBench::run(
   if (context > 0) model_.advance(arena, {prompt, prompt_offsets}, state);
   const auto ids = random_ids(batch * (steps + 4), config);
   Stepper stepper(model_, state);
-  sample::GreedyBatch greedy(device, batch);
+  sample::BatchSampler greedy(device, batch, {.temperature = 0});
+  const std::vector<sample::Draw> draws(static_cast<std::size_t>(batch));
   for (std::int64_t i = 0; i < steps + 4; ++i) {
     const std::span<const std::int32_t> next(ids.data() + i * batch,
                                              static_cast<std::size_t>(batch));
     const double seconds = timed([&] {
       stepper.advance(next);
-      if (device.is_cuda()) greedy.choose(state.logits());
+      if (device.is_cuda()) greedy.choose(state.logits(), draws);
     });
     if (i < 4) continue;  // the first few warm caches and arena
     result.step.seconds.push_back(seconds);

@@ -188,7 +188,7 @@ class Generation {
           {TextStream(*loaded.tokenizer, options_.stops, begins), "", ordered_json::array()});
     }
     const bool streams = count == 1 && !options_.json;
-    Generator generator(loaded.model, arena_, state_, std::move(histories), generation);
+    Generator generator(loaded.model, state_, std::move(histories), generation);
     while (!generator.done()) {
       for (const auto& token : generator.next()) {
         ++times_.drawn_tokens;

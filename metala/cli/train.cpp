@@ -508,7 +508,7 @@ class Run {
     generation.sampling.temperature = 0.8;
     generation.sampling.top_p = 0.95;
     generation.end_ids = model.config().eos_token_ids;
-    Generator generator(model, arena, state, {prompt}, generation);
+    Generator generator(model, state, {prompt}, generation);
     TextStream stream(*tokenizer_, {});
     std::string text = o_.sample_prompt;
     while (!generator.done()) {

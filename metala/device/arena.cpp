@@ -1,6 +1,7 @@
 #include "metala/device/arena.h"
 
 #include <algorithm>
+#include <cstdint>
 
 namespace metala {
 namespace {
@@ -12,7 +13,28 @@ std::size_t rounded(std::size_t bytes) {
   return (bytes + alignment - 1) / alignment * alignment;
 }
 
+// Where the tensors of an arena without memory lie: no program's memory does.
+constexpr std::uintptr_t nowhere = std::uintptr_t{1} << 46;
+
 }  // namespace
+
+Arena Arena::without_memory(Device device) {
+  Arena arena(device);
+  arena.chunks_.push_back({{reinterpret_cast<void*>(nowhere), [](void*) {}}, nowhere});
+  return arena;
+}
+
+void Arena::reserve(std::size_t bytes) {
+  at_ = {};
+  chunks_.clear();
+  chunks_.push_back({memory_of(device_).allocate(bytes), bytes});
+}
+
+std::size_t Arena::capacity() const {
+  std::size_t total = 0;
+  for (const auto& chunk : chunks_) total += chunk.size;
+  return total;
+}
 
 Tensor Arena::uninitialized(Shape shape, DType type) {
   const std::size_t bytes = rounded(bytes_of(type, static_cast<std::size_t>(shape.count())));
@@ -21,9 +43,7 @@ Tensor Arena::uninitialized(Shape shape, DType type) {
   }
   if (at_.chunk == chunks_.size()) {
     // Chunks grow with the arena, so that a step of any size settles in a handful of them.
-    std::size_t total = 0;
-    for (const auto& chunk : chunks_) total += chunk.size;
-    const std::size_t size = std::max({bytes, smallest_chunk, rounded(total / 4)});
+    const std::size_t size = std::max({bytes, smallest_chunk, rounded(capacity() / 4)});
     chunks_.push_back({memory_of(device_).allocate(size), size});
   }
   std::byte* data = static_cast<std::byte*>(chunks_[at_.chunk].memory.get()) + at_.used;

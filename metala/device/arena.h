@@ -16,6 +16,9 @@ namespace metala {
 class Arena {
  public:
   explicit Arena(Device device = {}) : device_(device) {}
+  // An arena whose tensors have addresses and no memory, to find out what a step would need
+  // (device/cuda/graph.h, rehearse).
+  static Arena without_memory(Device);
   Device device() const { return device_; }
 
   Tensor zeros(Shape, DType = DType::f32);
@@ -29,6 +32,10 @@ class Arena {
   void rewind(Mark);  // frees what was handed out since
   void reset() { rewind({}); }
   std::size_t peak() const { return peak_; }  // bytes, over the arena's life
+
+  // So many bytes in one piece, instead of what there was: all tensors of before are dead.
+  void reserve(std::size_t bytes);
+  std::size_t capacity() const;  // bytes that it holds
 
  private:
   struct Chunk {

@@ -158,8 +158,7 @@ std::string Conversation::draw(const Show& show) {
   // Each answer draws from a stream of its own, so that a regenerated one is another.
   const auto random = Philox(options.sampling.seed, ++answers_).block(0);
   generation.sampling.seed = (std::uint64_t{random[0]} << 32) | random[1];
-  Arena arena(model_->device());
-  Generator generator(*model_, arena, now_.state, {{}}, generation);
+  Generator generator(*model_, now_.state, {{}}, generation);
   TextStream shown(*tokenizer_, stops);
   TextStream whole(*tokenizer_, {});  // what the state will have read, stop strings included
   std::string text;

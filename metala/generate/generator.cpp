@@ -4,13 +4,9 @@
 
 namespace metala {
 
-Generator::Generator(const LanguageModel& model, Arena& arena, State& state,
+Generator::Generator(const LanguageModel& model, State& state,
                      std::vector<std::vector<std::int32_t>> histories, GenerationOptions options)
-    : model_(model),
-      arena_(arena),
-      state_(state),
-      options_(std::move(options)),
-      stepper_(model, state) {
+    : model_(model), state_(state), options_(std::move(options)), stepper_(model, state) {
   sample::check(options_.sampling);
   require(static_cast<std::int64_t>(histories.size()) == state.batch(),
           "generate: {} prompts for a state of {} sequences", histories.size(), state.batch());
@@ -21,9 +17,10 @@ Generator::Generator(const LanguageModel& model, Arena& arena, State& state,
     if (options_.max_tokens <= 0) sequences_.back().finish = Finish::length;
   }
   const bool ids_suffice = options_.log_probabilities < 0 && model.device().is_cuda() &&
-                           sample::GreedyBatch::covers(options_.sampling);
+                           sample::BatchSampler::covers(options_.sampling);
   if (ids_suffice) {
-    greedy_ = std::make_unique<sample::GreedyBatch>(model.device(), state.batch());
+    sampler_ =
+        std::make_unique<sample::BatchSampler>(model.device(), state.batch(), options_.sampling);
   }
 }
 
@@ -37,8 +34,10 @@ std::vector<DrawnToken> Generator::next() {
   std::vector<DrawnToken> tokens;
   std::span<const std::int32_t> chosen;
   Tensor all_logits;
-  if (greedy_ != nullptr) {
-    chosen = greedy_->choose(state_.logits());
+  if (sampler_ != nullptr) {
+    std::vector<sample::Draw> draws;
+    for (std::size_t i = 0; i < sequences_.size(); ++i) draws.push_back(draw_of(i));
+    chosen = sampler_->choose(state_.logits(), draws);
   } else {
     all_logits = state_.logits().to({});
   }
@@ -48,13 +47,12 @@ std::vector<DrawnToken> Generator::next() {
     DrawnToken token;
     token.sequence = static_cast<std::int64_t>(i);
     std::span<const float> logits;
-    if (greedy_ != nullptr) {
+    if (sampler_ != nullptr) {
       token.id = chosen[i];
     } else {
       logits = {all_logits.row(token.sequence).data<float>(),
                 static_cast<std::size_t>(model_.config().vocab_size)};
-      token.id = sample::next(options_.sampling, logits, s.history,
-                              {static_cast<std::uint64_t>(i), s.drawn.size()});
+      token.id = sample::next(options_.sampling, logits, s.history, draw_of(i));
     }
     if (options_.log_probabilities >= 0) {
       token.log_probability = sample::log_probability(logits, token.id);
@@ -74,6 +72,10 @@ std::vector<DrawnToken> Generator::next() {
   return tokens;
 }
 
+sample::Draw Generator::draw_of(std::size_t sequence) const {
+  return {sequence, sequences_[sequence].drawn.size()};
+}
+
 void Generator::stop(std::int64_t sequence) {
   Sequence& s = sequences_.at(static_cast<std::size_t>(sequence));
   if (s.finish == Finish::running || s.finish == Finish::length) s.finish = Finish::stopped;
@@ -89,17 +91,11 @@ const std::vector<std::int32_t>& Generator::drawn(std::int64_t sequence) const {
 
 void Generator::settle() {
   std::vector<std::int32_t> ids;
-  std::vector<std::int64_t> offsets = {0};
   for (Sequence& s : sequences_) {
-    if (s.pending) ids.push_back(s.drawn.back());
+    ids.push_back(s.pending ? s.drawn.back() : -1);  // those that have ended stand still
     s.pending = false;
-    offsets.push_back(static_cast<std::int64_t>(ids.size()));
   }
-  if (ids.size() == sequences_.size()) {
-    stepper_.advance(ids);
-  } else if (!ids.empty()) {
-    model_.advance(arena_, {ids, offsets}, state_);
-  }
+  stepper_.advance(ids);
 }
 
 }  // namespace metala

@@ -12,7 +12,7 @@
 
 #include "metala/model/language_model.h"
 #include "metala/model/stepper.h"
-#include "metala/ops/sample/greedy_batch.h"
+#include "metala/ops/sample/batch_sampler.h"
 #include "metala/ops/sample/sample.h"
 
 namespace metala {
@@ -37,7 +37,7 @@ class Generator {
  public:
   // `histories`: for each sequence the ids that the repetition penalty looks at (its prompt).
   // Throws Error when the state has read nothing, so that there is nothing to draw from.
-  Generator(const LanguageModel&, Arena&, State&, std::vector<std::vector<std::int32_t>> histories,
+  Generator(const LanguageModel&, State&, std::vector<std::vector<std::int32_t>> histories,
             GenerationOptions);
 
   bool done() const;
@@ -58,14 +58,14 @@ class Generator {
     Finish finish = Finish::running;
     bool pending = false;  // the last drawn token has not been read yet
   };
+  sample::Draw draw_of(std::size_t sequence) const;  // of its next token
 
   const LanguageModel& model_;
-  Arena& arena_;
   State& state_;
   GenerationOptions options_;
   std::vector<Sequence> sequences_;
   Stepper stepper_;
-  std::unique_ptr<sample::GreedyBatch> greedy_;  // on a GPU, where its ids are all that is asked
+  std::unique_ptr<sample::BatchSampler> sampler_;  // on a GPU, where ids are all that is asked
 };
 
 }  // namespace metala

@@ -22,12 +22,12 @@ class FusedStep {
   FusedStep(const LanguageModel&, std::int64_t batch);
 
   // Enqueues the reading of ids[b], which lie on the GPU and are in the vocabulary, into sequence
-  // b: the layers' states and the logits, which must be there. Allocates nothing, and counts
-  // nothing.
-  void advance(const std::int32_t* ids, State&) const;
+  // b: the layers' states and the logits, which must be there. With `some`, ids may be negative:
+  // such sequences stand still. Allocates nothing, and counts nothing.
+  void advance(const std::int32_t* ids, bool some, State&) const;
 
  private:
-  void mix_tokens(const Block&, const LayerState&) const;
+  void mix_tokens(const Block&, const std::int32_t* ids, const LayerState&) const;
   void mix_channels(const Block&) const;
 
   const LanguageModel& model_;
@@ -37,6 +37,7 @@ class FusedStep {
   Tensor mixed_;     // [B, all projections] f32: q, u, k, v, z, those that there are
   Tensor o_, h_;     // [B, d] and [B, f] bf16
   Tensor products_;  // [B, 2 f] f32, of the channel mixer when there are many sequences
+  Tensor logits_;    // [B, V] f32, of all sequences where some stand still
 };
 
 }  // namespace metala

@@ -68,19 +68,22 @@ FusedStep::FusedStep(const LanguageModel& model, std::int64_t batch) : model_(mo
   o_ = rows(c.width, DType::bf16);
   h_ = rows(c.glu_width, DType::bf16);
   products_ = rows(2 * c.glu_width, DType::f32);
+  if (batch > 1) logits_ = rows(c.vocab_size, DType::f32);
 }
 
-void FusedStep::advance(const std::int32_t* ids, State& state) const {
+void FusedStep::advance(const std::int32_t* ids, bool some, State& state) const {
   kernels::embed(ids, model_.embedding().value(), model_.embedding_scale(), x_);
   for (std::size_t layer = 0; layer < model_.blocks().size(); ++layer) {
-    mix_tokens(model_.blocks()[layer], state.layers()[layer]);
+    mix_tokens(model_.blocks()[layer], ids, state.layers()[layer]);
     mix_channels(model_.blocks()[layer]);
   }
   kernels::project(read(model_.final_norm(), {}, x_, y_, {}), std::array{model_.head().value()},
-                   state.logits());
+                   some ? logits_ : state.logits());
+  if (some) kernels::copy_rows(ids, logits_, state.logits());
 }
 
-void FusedStep::mix_tokens(const Block& block, const LayerState& state) const {
+void FusedStep::mix_tokens(const Block& block, const std::int32_t* ids,
+                           const LayerState& state) const {
   const BlockWeights& w = block.weights();
   const kernels::Conv conv = {value_of(w.conv), state.conv};
   std::vector<Tensor> matrices;
@@ -98,7 +101,7 @@ void FusedStep::mix_tokens(const Block& block, const LayerState& state) const {
   const metala_attention::Inputs in = {
       q, u, k, v, z, value_of(w.aug_balance), value_of(w.fixed_decay), state.recurrent};
   kernels::attention_step(attention_options(model_.config()), in, value_of(w.g_bias), conv, normed_,
-                          o_);
+                          ids, o_);
   kernels::project_onto(o_, w.out_proj.value(), {}, x_);
 }
 

@@ -112,7 +112,6 @@ class FusedStepOnGpu : public GpuTest {
     EXPECT_EQ(fast.state.tokens(), slow.state.tokens());
   }
 
- private:
   static State prompted(const LanguageModel& model, Arena& arena, std::int64_t batch) {
     State state(model.config(), batch, accumulation_type(model.dtype()), model.device());
     std::vector<std::int64_t> offsets;
@@ -142,6 +141,41 @@ TEST_F(FusedStepOnGpu, ModelsItDoesNotTakeStepToo) {
   exp.glu_activation = glu::Activation::exp;
   expect_agreement(exp, 3);
   expect_agreement(testing_models::small_config(), 3);  // widths of 12 and 10
+}
+
+TEST_F(FusedStepOnGpu, SequencesMayStandStill) {
+  for (const std::int64_t batch : {2, 5, 20, 70}) {
+    SCOPED_TRACE(batch);
+    const Config config = widened(testing_models::small_config());
+    const LanguageModel model(config, rounded(config).cast(DType::f32).on(gpu_, DType::bf16));
+    Arena arena(gpu_);
+    State all = prompted(model, arena, batch);
+    State some = prompted(model, arena, batch);
+    Stepper of_all(model, all), of_some(model, some);
+    const auto odd = [](std::int64_t b) { return b % 2 == 1; };
+    const State before = some.to({}).copy();
+    for (int step = 0; step < 4; ++step) {  // enqueued, recorded, replayed
+      auto ids = ids_of(step, batch);
+      of_all.advance(ids);
+      for (std::int64_t b = 0; b < batch; ++b) {
+        if (odd(b)) ids[static_cast<std::size_t>(b)] = -1;
+      }
+      of_some.advance(ids);
+    }
+    const State moved = all.to({});
+    const State got = some.to({});
+    for (std::int64_t b = 0; b < batch; ++b) {
+      const State& want = odd(b) ? before : moved;
+      EXPECT_EQ(got.tokens()[static_cast<std::size_t>(b)],
+                want.tokens()[static_cast<std::size_t>(b)]);
+      EXPECT_TRUE(same_bits(got.logits().row(b), want.logits().row(b))) << b;
+      for (std::size_t layer = 0; layer < got.layers().size(); ++layer) {
+        const LayerState &is = got.layers()[layer], &should = want.layers()[layer];
+        EXPECT_TRUE(same_bits(is.recurrent.row(b), should.recurrent.row(b))) << b;
+        EXPECT_TRUE(same_bits(is.conv.row(b), should.conv.row(b))) << b;
+      }
+    }
+  }
 }
 
 TEST_F(FusedStepOnGpu, GivesTheSameBitsEachTime) {

@@ -55,33 +55,53 @@ void Stepper::advance(std::span<const std::int32_t> ids) {
   require(static_cast<std::int64_t>(ids.size()) == state_.batch(),
           "model: {} ids for a state of {} sequences", ids.size(), state_.batch());
   ids_.assign(ids.begin(), ids.end());
-  if (model_.device().is_cuda()) return advance_on_gpu();
+  const auto standing =
+      std::count_if(ids_.begin(), ids_.end(), [](std::int32_t id) { return id < 0; });
+  if (standing > 0 && (fused_ == nullptr || standing == state_.batch())) return advance_some();
+  if (model_.device().is_cuda()) return advance_on_gpu(standing > 0);
   model_.advance(arena_, batch(), state_);
 }
 
-void Stepper::advance_on_gpu() {
+// As the model takes sequences of one token or none.
+void Stepper::advance_some() {
+  std::vector<std::int32_t> ids;
+  std::vector<std::int64_t> offsets = {0};
+  for (const std::int32_t id : ids_) {
+    if (id >= 0) ids.push_back(id);
+    offsets.push_back(static_cast<std::int64_t>(ids.size()));
+  }
+  if (!ids.empty()) model_.advance(arena_, {ids, offsets}, state_);
+}
+
+void Stepper::advance_on_gpu([[maybe_unused]] bool some) {
 #ifdef METALA_CUDA
-  model_.check_ids(ids_);
+  std::vector<std::int32_t> read;
+  for (const std::int32_t id : ids_) {
+    if (id >= 0) read.push_back(id);
+  }
+  model_.check_ids(read);
   memory_of(model_.device()).synchronize();  // the step before has read its ids
   std::copy(ids_.begin(), ids_.end(), ids_there_.data<std::int32_t>());
   const auto memory = memory_of_state(state_);
-  if (memory != memory_) {
+  auto& recording = recordings_[some ? 1 : 0];
+  auto& known = memory_[some ? 1 : 0];
+  if (memory != known) {
     // Plans and allocations happen here; the logits' memory may be new afterwards.
-    recording_.reset();
-    enqueue();
-    memory_ = memory_of_state(state_);
+    recording.reset();
+    enqueue(some);
+    known = memory_of_state(state_);
   } else {
-    if (recording_ == nullptr) {
-      recording_ = std::make_unique<Recording>(model_.device(), [&] { enqueue(); });
+    if (recording == nullptr) {
+      recording = std::make_unique<Recording>(model_.device(), [&] { enqueue(some); });
     }
-    recording_->launch();
+    recording->launch();
   }
-  for (auto& count : state_.tokens()) ++count;
+  for (std::size_t b = 0; b < ids_.size(); ++b) state_.tokens()[b] += ids_[b] >= 0 ? 1 : 0;
 #endif
 }
 
 // A step's kernels; the tokens are not counted, for recording reads none.
-void Stepper::enqueue() {
+void Stepper::enqueue([[maybe_unused]] bool some) {
 #ifdef METALA_CUDA
   if (fused_ == nullptr) {
     const auto tokens = state_.tokens();
@@ -93,7 +113,7 @@ void Stepper::enqueue() {
     state_.logits() =
         Tensor::zeros({state_.batch(), model_.config().vocab_size}, DType::f32, model_.device());
   }
-  fused_->advance(ids_there_.data<std::int32_t>(), state_);
+  fused_->advance(ids_there_.data<std::int32_t>(), some, state_);
 #endif
 }
 

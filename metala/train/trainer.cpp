@@ -30,9 +30,9 @@ Trainer::Trainer(Communicator& ranks, const Config& config, const Parameters& pa
       optimizer_(ranks, parameters,
                  {options_.device, options_.dtype, options_.decay_all, options_.bucket_bytes}),
       model_(config, optimizer_.parameters()),
-      arena_(options_.device),
       sums_(cross_entropy::zero_sums(options_.device)),
       norm_(Tensor::zeros({1}, DType::f64, options_.device)),
+      pass_(model_, sums_, options_.replay),
       scaler_(options_.scaling) {
   require(options_.dtype == DType::f32 || (is_half(options_.dtype) && options_.device.is_cuda()),
           "train: {} on {}; wanted f32, or bf16 or f16 on a GPU", name_of(options_.dtype),
@@ -124,17 +124,12 @@ StepReport Trainer::advance() {
     sums_.fill_zero();
   };
   for (std::int64_t i = 0; i < options_.accumulation; ++i) {
-    const LabelledBatch& part = parts[static_cast<std::size_t>(i)];
     training.step = static_cast<std::uint64_t>(number(i));
-    if (i + 1 == options_.accumulation) {
+    if (i + 1 == options_.accumulation && !ranks_.alone()) {
       training.layer_done = [this](std::int64_t layer) { optimizer_.layer_done(layer); };
     }
-    arena_.reset();
-    Tape tape(arena_, Tape::Mode::record);
-    const Variable hidden = model_.hidden(tape, part.batch(context()), {}, &training);
     const double weight = weights[static_cast<std::size_t>(i * groups_ + group_)];
-    functions::cross_entropy(tape, hidden, model_.head(), part.labels, scale * weight, sums_);
-    tape.backward();
+    pass_.run(parts[static_cast<std::size_t>(i)], context(), scale * weight, training);
     if (options_.mean_of_means) add_losses(weight);
   }
   {
@@ -236,8 +231,8 @@ ValidationReport Trainer::validate(const TrainingTask& task) {
   };
   for (std::int64_t i = group_; i < batches; i += groups_) {
     const LabelledBatch batch = part_of(task.validation_batch(i));
-    arena_.reset();
-    Tape tape(arena_, Tape::Mode::compute);
+    pass_.arena().reset();
+    Tape tape(pass_.arena(), Tape::Mode::compute);
     const Variable hidden = model_.hidden(tape, batch.batch(context()));
     functions::cross_entropy(tape, hidden, model_.head(), batch.labels, 1, sums_);
     sums[3] += static_cast<double>(batch.bytes);

@@ -24,6 +24,7 @@
 #include "metala/train/schedule.h"
 #include "metala/train/spike_guard.h"
 #include "metala/train/task.h"
+#include "metala/train/training_pass.h"
 #include "metala/train/zero_optimizer.h"
 
 namespace metala {
@@ -60,6 +61,7 @@ struct TrainerOptions {
   double skip_spikes_above = 0;
   LossScaling scaling;            // f16 needs it
   std::int64_t bucket_bytes = 0;  // of gradients sent at once; 0: by the number of ranks
+  bool replay = true;             // on a GPU, passes of the same shapes as one graph
 };
 
 struct StepReport {
@@ -144,8 +146,8 @@ class Trainer {
   LanguageModel model_;
   std::int64_t step_ = 0;
   std::int64_t saved_ = -1;  // the step that a checkpoint holds
-  Arena arena_;
   Tensor sums_, norm_;  // of a step, on the device
+  TrainingPass pass_;
   SpikeGuard guard_;
   LossScaler scaler_;
 };

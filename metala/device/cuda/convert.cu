@@ -22,15 +22,45 @@ __global__ void convert_rows(std::byte* to, std::size_t to_pitch, const std::byt
   }
 }
 
+// `width` in units of T.
+template <class T>
+__global__ void zero_rows(std::byte* to, std::size_t pitch, std::size_t width, std::size_t count) {
+  const std::size_t step = static_cast<std::size_t>(gridDim.x) * blockDim.x;
+  for (std::size_t i = static_cast<std::size_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+       i < width * count; i += step) {
+    const std::size_t row = i / width;
+    reinterpret_cast<T*>(to + row * pitch)[i - row * width] = T();
+  }
+}
+
+unsigned blocks_for(std::size_t items) {
+  return static_cast<unsigned>(std::min<std::size_t>((items + 255) / 256, 8192));
+}
+
 }  // namespace
+
+void zero(void* to, std::size_t pitch, std::size_t width, std::size_t count, cudaStream_t stream) {
+  if (width == 0 || count == 0) return;
+  if (count == 1 || pitch == width) {
+    return check(cudaMemsetAsync(to, 0, width * count, stream), "cuda: zeroing");
+  }
+  auto* const bytes = static_cast<std::byte*>(to);
+  if ((reinterpret_cast<std::uintptr_t>(to) | pitch | width) % sizeof(uint4) == 0) {
+    const std::size_t units = width / sizeof(uint4);
+    zero_rows<uint4><<<blocks_for(units * count), 256, 0, stream>>>(bytes, pitch, units, count);
+  } else {
+    zero_rows<unsigned char>
+        <<<blocks_for(width * count), 256, 0, stream>>>(bytes, pitch, width, count);
+  }
+  check_launch("cuda: zeroing");
+}
 
 void convert(void* to, std::size_t to_pitch, DType to_type, const void* from,
              std::size_t from_pitch, DType from_type, std::size_t width, std::size_t count,
              cudaStream_t stream) {
-  const std::size_t blocks = std::min<std::size_t>((width * count + 255) / 256, 8192);
   with_type(to_type, [&]<class To>(To) {
     with_type(from_type, [&]<class From>(From) {
-      convert_rows<To, From><<<static_cast<unsigned>(blocks), 256, 0, stream>>>(
+      convert_rows<To, From><<<blocks_for(width * count), 256, 0, stream>>>(
           static_cast<std::byte*>(to), to_pitch, static_cast<const std::byte*>(from), from_pitch,
           width, count);
     });

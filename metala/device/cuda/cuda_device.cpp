@@ -35,6 +35,7 @@ class GpuMemory : public DeviceMemory {
 
   void copy(const MemoryRows& to, const MemoryRows& from, std::size_t width,
             std::size_t count) override {
+    if (rehearsing) return;
     check(cudaSetDevice(index_), "cuda");
     check(cudaMemcpy2DAsync(to.data, to.pitch, from.data, from.pitch, width, count,
                             cudaMemcpyDefault, stream_),
@@ -46,8 +47,9 @@ class GpuMemory : public DeviceMemory {
   }
 
   void zero(const MemoryRows& rows, std::size_t width, std::size_t count) override {
+    if (rehearsing) return;
     check(cudaSetDevice(index_), "cuda");
-    check(cudaMemset2DAsync(rows.data, rows.pitch, 0, width, count, stream_), "cuda: zeroing");
+    cuda::zero(rows.data, rows.pitch, width, count, stream_);
   }
 
   void convert(const MemoryRows& to, DType to_type, const MemoryRows& from, DType from_type,
@@ -61,7 +63,12 @@ class GpuMemory : public DeviceMemory {
                   stream_);
   }
 
-  void synchronize() override { check(cudaStreamSynchronize(stream_), "cuda: a kernel failed"); }
+  void synchronize() override {
+    if (rehearsing) return;
+    check(cudaStreamSynchronize(stream_), "cuda: a kernel failed");
+  }
+
+  bool rehearsing = false;
 
  private:
   int index_;
@@ -70,8 +77,9 @@ class GpuMemory : public DeviceMemory {
 
 struct Gpu {
   cudaStream_t stream = nullptr;
-  std::shared_ptr<void> workspace;
-  std::size_t workspace_bytes = 0;
+  GpuMemory* memory = nullptr;
+  std::array<std::shared_ptr<void>, 2> workspaces;  // by use
+  std::array<std::size_t, 2> workspace_bytes = {};
   int multiprocessors = 0;
 };
 
@@ -139,7 +147,9 @@ Device open(int index) {
   Gpu opened;
   opened.multiprocessors = properties.multiProcessorCount;
   check(cudaStreamCreateWithFlags(&opened.stream, cudaStreamNonBlocking), "cuda: making a stream");
-  provide_memory(device, std::make_unique<GpuMemory>(index, opened.stream));
+  auto memory = std::make_unique<GpuMemory>(index, opened.stream);
+  opened.memory = memory.get();
+  provide_memory(device, std::move(memory));
   const std::scoped_lock lock(mutex);
   gpus().emplace(index, opened);
   return device;
@@ -186,19 +196,30 @@ void allow_shared_memory(const void* kernel, std::size_t bytes) {
         "a kernel's shared memory");
 }
 
-void* workspace(Device device, std::size_t bytes) {
+void* workspace(Device device, std::size_t bytes, Scratch use) {
   Gpu& g = gpu(device);
-  if (bytes > g.workspace_bytes) {
+  auto& block = g.workspaces[static_cast<std::size_t>(use)];
+  auto& size = g.workspace_bytes[static_cast<std::size_t>(use)];
+  if (bytes > size) {
     memory_of(device).synchronize();  // what was enqueued may still use the old one
-    g.workspace.reset();
-    g.workspace = memory_of(device).allocate(bytes);
-    g.workspace_bytes = bytes;
+    block.reset();
+    block = memory_of(device).allocate(bytes);
+    size = bytes;
   }
-  return g.workspace.get();
+  return block.get();
 }
 
-std::shared_ptr<void> held_workspace(Device device) {
-  return gpu(device).workspace;
+Rehearsal::Rehearsal(Device device) : device_(device) {
+  memory_of(device).synchronize();  // memory that is given back meanwhile may be in use
+  gpu(device).memory->rehearsing = true;
+}
+
+Rehearsal::~Rehearsal() {
+  gpu(device_).memory->rehearsing = false;
+}
+
+std::array<std::shared_ptr<void>, 2> held_workspaces(Device device) {
+  return gpu(device).workspaces;
 }
 
 }  // namespace metala::cuda

@@ -5,6 +5,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <array>
 #include <cstddef>
 #include <initializer_list>
 #include <memory>
@@ -42,9 +43,24 @@ cudaStream_t enter(const char* op, std::initializer_list<const Tensor*> tensors)
 void allow_shared_memory(const void* kernel, std::size_t bytes);
 
 // A block of scratch memory that is valid for the work enqueued next, until the next call with the
-// same device. Grows; at a fixed size it keeps its address.
-void* workspace(Device, std::size_t bytes);
-// The block as it is now, to keep for work that will be enqueued again.
-std::shared_ptr<void> held_workspace(Device);
+// same device and use. Grows; at a fixed size it keeps its address. `around`: for an op that calls
+// others which have scratch memory of their own.
+enum class Scratch { own, around };
+void* workspace(Device, std::size_t bytes, Scratch = Scratch::own);
+// While one lives, nothing that is enqueued on the device is executed (graph.h, rehearse), and
+// copies and zeroing do nothing.
+class Rehearsal {
+ public:
+  explicit Rehearsal(Device);
+  ~Rehearsal();
+  Rehearsal(const Rehearsal&) = delete;
+  Rehearsal& operator=(const Rehearsal&) = delete;
+
+ private:
+  Device device_;
+};
+
+// The blocks as they are now, to keep for work that will be enqueued again.
+std::array<std::shared_ptr<void>, 2> held_workspaces(Device);
 
 }  // namespace metala::cuda

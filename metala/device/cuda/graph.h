@@ -1,4 +1,5 @@
-// Work that is recorded once and replayed: a launch for hundreds of kernels.
+// Work that is recorded once and replayed, a launch for hundreds of kernels; and work that is only
+// rehearsed.
 #pragma once
 
 #include <functional>
@@ -26,5 +27,10 @@ class Graph {
   Device device_;
   std::unique_ptr<Recorded> recorded_;
 };
+
+// Runs `work` without executing what it enqueues on the device's stream, whose tensors need no
+// memory then (Arena::without_memory). Copies and zeroing do nothing either. What does happen:
+// kernels are loaded, products planned, and scratch memory grows to what the work needs.
+void rehearse(Device, const std::function<void()>& work);
 
 }  // namespace metala::cuda

@@ -16,11 +16,11 @@ class Pieces {
  public:
   // Runs lay_out(Pieces&) for its bytes, then over the device's scratch memory (cuda_device.h).
   template <class LayOut>
-  static void lay(Device device, LayOut lay_out) {
+  static void lay(Device device, LayOut lay_out, Scratch use = Scratch::own) {
     Pieces counted;
     lay_out(counted);
     Pieces pieces;
-    pieces.base_ = static_cast<unsigned char*>(workspace(device, counted.used_));
+    pieces.base_ = static_cast<unsigned char*>(workspace(device, counted.used_, use));
     lay_out(pieces);
   }
 

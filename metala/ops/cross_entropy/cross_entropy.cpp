@@ -14,10 +14,7 @@ void check(const Tensor& x, const Tensor& weight, Ids labels, const Tensor& sums
   check_tensor("cross_entropy: x", x, {static_cast<std::int64_t>(labels.size()), weight.size(1)},
                type);
   check_tensor("cross_entropy: sums", sums, {3}, DType::f64);
-  for (std::size_t n = 0; n < labels.size(); ++n) {
-    require(labels[n] < weight.size(0), "cross_entropy: label {} in row {}; the vocabulary has {}",
-            labels[n], n, weight.size(0));
-  }
+  check_labels(labels, weight.size(0));
 }
 
 void run(const Tensor& x, const Tensor& weight, Ids labels, double scale, const Gradients& to,
@@ -34,6 +31,13 @@ void run(const Tensor& x, const Tensor& weight, Ids labels, double scale, const 
 }
 
 }  // namespace
+
+void check_labels(Ids labels, std::int64_t vocabulary) {
+  for (std::size_t n = 0; n < labels.size(); ++n) {
+    require(labels[n] < vocabulary, "cross_entropy: label {} in row {}; the vocabulary has {}",
+            labels[n], n, vocabulary);
+  }
+}
 
 Tensor zero_sums(Device device) {
   return Tensor::zeros({3}, DType::f64, device);

@@ -35,6 +35,9 @@ struct Result {
 Tensor zero_sums(Device);
 Result read(const Tensor& sums);  // waits for the device
 
+// Throws Error naming the first row whose label is not in the vocabulary.
+void check_labels(Ids labels, std::int64_t vocabulary);
+
 // row_loss [N] f32 (f64 with f64), may be absent: each row's loss, 0 for ignored rows.
 // row_best [N] i32, may be absent: the index of the first largest logit of each labelled row, else
 // -1.

@@ -7,6 +7,7 @@
 
 #include "metala/device/cuda/cuda_device.h"
 #include "metala/device/cuda/cuda_error.h"
+#include "metala/device/cuda/exponentials.cuh"
 #include "metala/device/cuda/matrix_product_cuda.h"
 #include "metala/device/cuda/pieces.h"
 #include "metala/device/cuda/vector.cuh"
@@ -15,6 +16,7 @@
 namespace metala::cross_entropy::cuda {
 namespace {
 
+using metala::cuda::exponential;
 using metala::cuda::Floats;
 using metala::cuda::from_float;
 using metala::cuda::to_float;
@@ -42,24 +44,26 @@ __device__ __forceinline__ void each_pack(const float* z, int vocabulary, F f) {
 }
 
 // One row for all lanes, from a part each.
+template <class T>
 __device__ __forceinline__ Row joined_over_warp(const Row& own) {
   const float largest = metala::cuda::warp_max(own.largest);
   const int place = own.largest == largest ? own.place : INT_MAX;
   return {largest, __reduce_min_sync(everyone, place),
-          metala::cuda::warp_sum(own.sum * __expf(own.largest - largest))};
+          metala::cuda::warp_sum(own.sum * exponential<T>(own.largest - largest))};
 }
 
+template <class T>
 __device__ __forceinline__ Row joined_over_block(Row row) {
   __shared__ Row rows[32];
-  row = joined_over_warp(row);
+  row = joined_over_warp<T>(row);
   if (threadIdx.x % 32 == 0) rows[threadIdx.x / 32] = row;
   __syncthreads();
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  return joined_over_warp(lane < threads / 32 ? rows[lane] : Row{-FLT_MAX, INT_MAX, 0});
+  return joined_over_warp<T>(lane < threads / 32 ? rows[lane] : Row{-FLT_MAX, INT_MAX, 0});
 }
 
-// Every thread gets the whole row's.
-template <int n>
+// Every thread gets the whole row's. Exponentials are as precise as T.
+template <int n, class T>
 __device__ Row read_row(const float* z, int vocabulary) {
   Row own = {-FLT_MAX, INT_MAX, 0};
   each_pack<n>(z, vocabulary, [&](int at, const Floats<n>& pack) {
@@ -67,17 +71,17 @@ __device__ Row read_row(const float* z, int vocabulary) {
 #pragma unroll
     for (int i = 1; i < n; ++i) most = fmaxf(most, pack.at[i]);
     if (most > own.largest) {
-      own.sum *= __expf(own.largest - most);
+      own.sum *= exponential<T>(own.largest - most);
       own.largest = most;
       own.place = at;  // or one of the next
     }
 #pragma unroll
-    for (int i = 0; i < n; ++i) own.sum += __expf(pack.at[i] - own.largest);
+    for (int i = 0; i < n; ++i) own.sum += exponential<T>(pack.at[i] - own.largest);
   });
   if (own.place != INT_MAX) {
     while (z[own.place] != own.largest) ++own.place;
   }
-  Row row = joined_over_block(own);
+  Row row = joined_over_block<T>(own);
   if (!isnan(row.sum)) return row;
   // The maximum passed a NaN by; the sum did not, nor an infinity.
   int place = INT_MAX;
@@ -110,7 +114,7 @@ __global__ void __launch_bounds__(threads)
   const std::int64_t place = rows == nullptr ? first + blockIdx.x : rows[first + blockIdx.x];
   const int label = labels[place];
   const float at_label = z[label];
-  const Row row = read_row<n>(z, vocabulary);
+  const Row row = read_row<n, T>(z, vocabulary);
   if (threadIdx.x == 0) {
     found.loss[place] = logf(row.sum) + (row.largest - at_label);
     found.best[place] = row.place;
@@ -119,10 +123,11 @@ __global__ void __launch_bounds__(threads)
   const float share = scale / row.sum;
   each_pack<n>(z, vocabulary, [&](int at, Floats<n> pack) {
 #pragma unroll
-    for (int i = 0; i < n; ++i) pack.at[i] = share * __expf(pack.at[i] - row.largest);
+    for (int i = 0; i < n; ++i) pack.at[i] = share * exponential<T>(pack.at[i] - row.largest);
     metala::cuda::store(pack, gradients + own + at);
     if (at <= label && label < at + n) {
-      gradients[own + label] = from_float<T>(share * __expf(at_label - row.largest) - scale);
+      gradients[own + label] =
+          from_float<T>(share * exponential<T>(at_label - row.largest) - scale);
     }
   });
 }

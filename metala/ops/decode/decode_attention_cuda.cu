@@ -37,6 +37,7 @@ __device__ __forceinline__ Gate gate_in_brief(float u, float inverse_temperature
 }
 
 struct Local {
+  const std::int32_t* ids;
   const float* z_bias;
   Bf16* o;
   std::int64_t o_stride;
@@ -107,6 +108,7 @@ __global__ void __launch_bounds__(threads) step(Arguments<float> p, float* state
   const int column = head * p.value_width + thread;
   const float z_bias = mine ? local.z_bias[column] : 0.0f;
   metala::cuda::await_previous();
+  if (local.ids[n] < 0) return;  // the sequence stands still
 
   // All that it waits for comes at once.
   const float* const v_row = p.v.row(n) + head * p.value_width;
@@ -169,11 +171,13 @@ __global__ void __launch_bounds__(threads) step(Arguments<float> p, float* state
 }  // namespace
 
 void attention_step(const metala_attention::Options& options, const metala_attention::Inputs& in,
-                    const Tensor& z_bias, const Conv& conv, const Tensor& normed, Tensor o) {
+                    const Tensor& z_bias, const Conv& conv, const Tensor& normed,
+                    const std::int32_t* ids, Tensor o) {
   const auto stream = metala::cuda::enter(
       "decode", {&in.q, &in.v, &in.z, &in.before, &z_bias, &conv.inputs, &normed, &o});
   const Arguments<float> p = metala_attention::cuda::arguments<float>(options, in, {});
-  const Local local = {static_cast<const float*>(z_bias.raw()),
+  const Local local = {ids,
+                       static_cast<const float*>(z_bias.raw()),
                        static_cast<Bf16*>(o.raw()),
                        o.stride(0),
                        static_cast<float*>(conv.inputs.raw()),

@@ -46,7 +46,7 @@ constexpr std::int64_t most_fused_rows = 2;
 constexpr std::int64_t widest_fused = 2048;
 constexpr std::int64_t widest = 8192;  // x of `normalise`
 
-// x[n] = scale * table[ids[n]], table bf16 [V, d].
+// x[n] = scale * table[ids[n]], table bf16 [V, d]; zeros where the id is negative.
 void embed(const std::int32_t* ids, const Tensor& table, double scale, Tensor x);
 
 // y = silu(conv(norm(x))), or norm(x) without a convolution; `normed` as in Rows.
@@ -69,10 +69,14 @@ void project_gated(const Rows&, const Gated&, Tensor products, Tensor h);
 // x += y W^T + bias.
 void project_onto(const Tensor& y, const Tensor& weight, const Tensor& bias, Tensor x);
 
-// One token of metala_attention for each sequence: q, u, k, v, z f32 [N, ...] with any row stride;
-// z_bias [H * D] is added to z; in.before is advanced in place; o [N, H * D] bf16. D in a multiple
-// of 4. Then `normed` moves into the convolution's inputs.
+// One token of metala_attention for each sequence whose id is not negative: q, u, k, v, z f32 [N,
+// ...] with any row stride; z_bias [H * D] is added to z; in.before is advanced in place; o [N, H *
+// D] bf16. D in a multiple of 4. Then `normed` moves into the convolution's inputs.
 void attention_step(const metala_attention::Options&, const metala_attention::Inputs& in,
-                    const Tensor& z_bias, const Conv&, const Tensor& normed, Tensor o);
+                    const Tensor& z_bias, const Conv&, const Tensor& normed,
+                    const std::int32_t* ids, Tensor o);
+
+// to[n] = from[n] where ids[n] is not negative; both [N, V] f32, rows end to end.
+void copy_rows(const std::int32_t* ids, const Tensor& from, Tensor to);
 
 }  // namespace metala::decode::cuda

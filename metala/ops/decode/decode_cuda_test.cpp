@@ -281,7 +281,9 @@ TEST_F(DecodeOnGpu, StepsAttentionLikeTheReferenceForAllWidthsAndOptions) {
                                             there(in.fixed_decay), there(in.before)};
     const Conv conv = {blank({channels, 4}, DType::f32), there(conv_inputs)};
     const Tensor o = blank({3, channels}, DType::bf16);
-    attention_step(p.options(), moved, there(z_bias), conv, there(normed), o);
+    const Tensor ids = Tensor::zeros({3}, DType::i32, gpu_);
+    attention_step(p.options(), moved, there(z_bias), conv, there(normed), ids.data<std::int32_t>(),
+                   o);
     EXPECT_TRUE(close(moved.before.to({}), want.after, of_gates));
     EXPECT_TRUE(close(o.to({}), want.o, in_bf16));
     const Tensor shifted = conv.inputs.to({});

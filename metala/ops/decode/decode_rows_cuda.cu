@@ -11,10 +11,20 @@ using metala::cuda::Bf16;
 __global__ void __launch_bounds__(row_threads)
     embed_row(const std::int32_t* ids, const Bf16* table, float scale, float* x, int width) {
   metala::cuda::let_next_start();
-  const Bf16* from = table + std::int64_t{ids[blockIdx.x]} * width;
+  const std::int32_t id = ids[blockIdx.x];
+  const Bf16* from = table + std::int64_t{id < 0 ? 0 : id} * width;
   float* to = x + std::int64_t{blockIdx.x} * width;
   for (int i = static_cast<int>(threadIdx.x); i < width; i += row_threads) {
-    to[i] = scale * metala::cuda::to_float(from[i]);
+    to[i] = id < 0 ? 0.0f : scale * metala::cuda::to_float(from[i]);
+  }
+}
+
+__global__ void __launch_bounds__(row_threads)
+    copy_row(const std::int32_t* ids, const float* from, float* to, int width) {
+  if (ids[blockIdx.x] < 0) return;
+  const std::int64_t row = std::int64_t{blockIdx.x} * width;
+  for (int i = static_cast<int>(threadIdx.x); i < width; i += row_threads) {
+    to[row + i] = from[row + i];
   }
 }
 
@@ -55,6 +65,14 @@ void embed(const std::int32_t* ids, const Tensor& table, double scale, Tensor x)
       ids, static_cast<const Bf16*>(table.raw()), static_cast<float>(scale),
       static_cast<float*>(x.raw()), static_cast<int>(x.size(1)));
   metala::cuda::check_launch("decode: embedding");
+}
+
+void copy_rows(const std::int32_t* ids, const Tensor& from, Tensor to) {
+  const auto stream = metala::cuda::enter("decode", {&from, &to});
+  copy_row<<<static_cast<unsigned>(to.size(0)), row_threads, 0, stream>>>(
+      ids, static_cast<const float*>(from.raw()), static_cast<float*>(to.raw()),
+      static_cast<int>(to.size(1)));
+  metala::cuda::check_launch("decode: logits");
 }
 
 void normalise(const Norm& norm, const Conv& conv, const Tensor& x, Tensor y, Tensor normed) {

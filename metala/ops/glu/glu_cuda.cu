@@ -3,6 +3,7 @@
 // for silu, whose quotients are approximate.
 #include "metala/device/cuda/cuda_device.h"
 #include "metala/device/cuda/cuda_error.h"
+#include "metala/device/cuda/exponentials.cuh"
 #include "metala/device/cuda/packs.h"
 #include "metala/device/cuda/vector.cuh"
 #include "metala/ops/glu/glu_cuda.h"
@@ -49,10 +50,10 @@ struct Activated {
   float value, slope;
 };
 
-template <Activation activation>
+template <Activation activation, class T>
 __device__ __forceinline__ Activated activated(float x) {
   if constexpr (activation == Activation::silu) {
-    const float s = __fdividef(1.0f, 1.0f + __expf(-x));  // 0 from x = -88 on, where x s is 0 too
+    const float s = metala::cuda::logistic<T>(x);  // 0 from x = -88 on, where x s is 0 too
     return {x * s, s * (1 + x * (1 - s))};
   } else {
     return {reference::value<float>(activation, x), reference::slope<float>(activation, x)};
@@ -71,7 +72,7 @@ __global__ void __launch_bounds__(most_threads)
        at += static_cast<int>(blockDim.x) * n) {
     Floats<n> x = load<n>(in + at);
 #pragma unroll
-    for (float& value : x.at) value = activated<activation>(value - origin).value;
+    for (float& value : x.at) value = activated<activation, T>(value - origin).value;
     if (gate != nullptr) {
       const Floats<n> factor = load<n>(gate + at);
 #pragma unroll
@@ -109,7 +110,7 @@ __global__ void __launch_bounds__(most_threads)
     }
 #pragma unroll
     for (int i = 0; i < n; ++i) {
-      const Activated act = activated<activation>(x.at[i] - origin);
+      const Activated act = activated<activation, T>(x.at[i] - origin);
       sum_a.at[i] += dout.at[i] * factor.at[i] * act.slope;
       sum_b.at[i] += dout.at[i] * act.value;
       factor.at[i] *= act.value;

@@ -73,6 +73,11 @@ void check_gradient(const char* name, const Tensor& gradient, const Tensor& inpu
           "metala_attention: gradient of {} is asked for, but there is no {}", name, name);
 }
 
+void check_states(const Options& options, const Inputs& in, Offsets offsets, const Tensor& states) {
+  if (!states.defined()) return;
+  check_tensor("metala_attention: states", states, states_shape(options, in, offsets), DType::bf16);
+}
+
 }  // namespace
 
 Gradients prepared(const Gradients& to) {
@@ -82,16 +87,27 @@ Gradients prepared(const Gradients& to) {
   return ready;
 }
 
+Shape states_shape(const Options& options, const Inputs& in, Offsets offsets) {
+  check_inputs(options, in, offsets);
+  if constexpr (cuda_built) {
+    if (in.q.device().is_cuda()) return cuda::states_shape(options, in, offsets);
+  }
+  return {0};
+}
+
 void forward(const Options& options, const Inputs& in, Offsets offsets, Tensor o, Tensor mixed,
-             Tensor after) {
+             Tensor after, Tensor states) {
   const Shapes s = check_inputs(options, in, offsets);
   check_tensor("metala_attention: o", o, s.value_rows, s.type);
   check_optional("metala_attention: mixed", mixed, s.value_rows, s.type);
   check_optional("metala_attention: after", after, s.state, s.wide);
   require(!options.bidirectional || !after.defined(),
           "metala_attention: after is given, but a bidirectional pass carries no state");
+  check_states(options, in, offsets, states);
   if constexpr (cuda_built) {
-    if (in.q.device().is_cuda()) return cuda::forward(options, in, offsets, o, mixed, after);
+    if (in.q.device().is_cuda()) {
+      return cuda::forward(options, in, offsets, o, mixed, after, states);
+    }
   }
   if (s.type == DType::f64) {
     return reference::forward<double>(options, in, offsets, o, mixed, after);
@@ -114,7 +130,7 @@ void transition(const Options& options, const Inputs& in, Offsets offsets, Tenso
 }
 
 void backward(const Options& options, const Inputs& in, Offsets offsets, const Tensor& mixed,
-              const Tensor& do_, const Tensor& dafter, const Gradients& to) {
+              const Tensor& do_, const Tensor& dafter, const Gradients& to, const Tensor& states) {
   const Shapes s = check_inputs(options, in, offsets);
   check_tensor("metala_attention: mixed", mixed, s.value_rows, s.type);
   check_tensor("metala_attention: do_", do_, s.value_rows, s.type);
@@ -136,9 +152,10 @@ void backward(const Options& options, const Inputs& in, Offsets offsets, const T
   require(!options.bidirectional || !to.before.defined(),
           "metala_attention: gradient of before is asked for, but a bidirectional pass carries no "
           "state");
+  check_states(options, in, offsets, states);
   if constexpr (cuda_built) {
     if (in.q.device().is_cuda()) {
-      return cuda::backward(options, in, offsets, mixed, do_, dafter, to);
+      return cuda::backward(options, in, offsets, mixed, do_, dafter, to, states);
     }
   }
   if (s.type == DType::f64) {

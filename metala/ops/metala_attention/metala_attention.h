@@ -62,7 +62,12 @@ struct Gradients {
 // For code that only adds: token gradients that are to be overwritten become zero.
 Gradients prepared(const Gradients&);
 
-void forward(const Options&, const Inputs&, Offsets offsets, Tensor o, Tensor mixed, Tensor after);
+// `states`, of states_shape, bf16, may be absent: what the forward pass can leave to the backward
+// pass, which else finds it again. No elements where it has no use for it: on a CPU, for instance.
+Shape states_shape(const Options&, const Inputs&, Offsets offsets);
+
+void forward(const Options&, const Inputs&, Offsets offsets, Tensor o, Tensor mixed, Tensor after,
+             Tensor states = {});
 
 // How states pass through sequences: after = diag(decay) before + added.
 //   added [B, H, K, D]: the final states from states of zero     decay [B, H, K]: products of a
@@ -70,9 +75,9 @@ void forward(const Options&, const Inputs&, Offsets offsets, Tensor o, Tensor mi
 void transition(const Options&, const Inputs&, Offsets offsets, Tensor added, Tensor decay);
 
 // do_ [N, H*D] and dafter [B, H, K, D] (may be absent) are the gradients of o and of the final
-// state; mixed is what the forward pass wrote. Where the gradient of `before` alone is asked for,
-// it costs about a quarter.
+// state; mixed and states are what the forward pass wrote. Where the gradient of `before` alone is
+// asked for, it costs about a quarter.
 void backward(const Options&, const Inputs&, Offsets offsets, const Tensor& mixed,
-              const Tensor& do_, const Tensor& dafter, const Gradients&);
+              const Tensor& do_, const Tensor& dafter, const Gradients&, const Tensor& states = {});
 
 }  // namespace metala::metala_attention

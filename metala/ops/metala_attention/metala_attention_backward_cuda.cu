@@ -17,7 +17,9 @@
 #include "metala/ops/metala_attention/metala_attention_arguments.cuh"
 #include "metala/ops/metala_attention/metala_attention_chunk_cuda.h"
 #include "metala/ops/metala_attention/metala_attention_cuda.h"
+#include "metala/ops/metala_attention/metala_attention_cut.cuh"
 #include "metala/ops/metala_attention/metala_attention_local_cuda.h"
+#include "metala/ops/metala_attention/metala_attention_padded_cuda.h"
 
 namespace metala::metala_attention::cuda {
 namespace {
@@ -25,11 +27,7 @@ namespace {
 using metala::cuda::from_float;
 using metala::cuda::to_float;
 
-constexpr int columns = 64;  // of a block
-constexpr int parts = 4;     // lanes that share a column
-constexpr int threads = columns * parts;
 constexpr int warps = threads / 32;
-constexpr int tokens_at_once = 16;
 
 // What comes in, what lies in scratch memory between the kernels, and what is added to.
 template <class T>
@@ -40,7 +38,9 @@ struct Backward {
   // By block of columns: [blocks, N, H * K] each. Gradients of q, k, and of the decay.
   float *dq, *dk, *da;
   float* checkpoints;  // [segments, H, blocks, rows of a lane, threads]
-  float* history;      // [B * H, blocks, tokens of a segment, rows of a lane, threads]
+  float* history;      // [cut, B * H, blocks, tokens of a segment, rows of a lane, threads]
+  Cut cut;             // of the walk, into several segments each
+  float* dadded;       // as the cut's, on the way back: what a gradient of zero becomes
   float* dbefore;
   struct {
     Rows<T> q, u, k, v;
@@ -84,6 +84,10 @@ struct Walk {
   const bool real = column < p.value_width;
   const std::int64_t start = p.offsets[sequence];
   const std::int64_t length = p.offsets[sequence + 1] - start;
+  const int cut = static_cast<int>(blockIdx.z);
+  const std::int64_t own_begin = cut * b.cut.tokens;
+  const std::int64_t own_end =
+      own_begin + b.cut.tokens < length ? own_begin + b.cut.tokens : length;
   float state[rows_of_lane];
 
   __device__ std::int64_t token(std::int64_t i) const {
@@ -96,7 +100,8 @@ struct Walk {
     return b.checkpoints + block * state_size + threadIdx.x;
   }
   __device__ float* history(std::int64_t i) const {
-    const std::int64_t block = static_cast<std::int64_t>(blockIdx.x) * gridDim.y + blockIdx.y;
+    const std::int64_t block =
+        (static_cast<std::int64_t>(blockIdx.z) * gridDim.x + blockIdx.x) * gridDim.y + blockIdx.y;
     return b.history + (block * segment + i) * state_size + threadIdx.x;
   }
 
@@ -214,7 +219,37 @@ struct Walk {
     __syncthreads();
   }
 
+  // What a gradient of zero after the block's part of the walk becomes before it.
+  __device__ void run_from_zero() {
+    float dstate[rows_of_lane] = {};
+    for (std::int64_t first = last_group(own_begin, own_end); first >= own_begin;
+         first -= tokens_at_once) {
+      const int count = group_size(first, own_end);
+      load(first, count);
+      for (int at = count - 1; at >= 0; --at) {
+#pragma unroll
+        for (int r = 0; r < rows_of_lane; ++r) {
+          const int row = r * parts + part;
+          const float after = fmaf(tokens.q[at][row], tokens.dmixed[at][own_column], dstate[r]);
+          dstate[r] = fmaf(tokens.stay[at][row], after, tokens.change[at][row] * after);
+        }
+      }
+    }
+    float* const adds = b.dadded + added_at(cut, rows_of_lane);
+#pragma unroll
+    for (int r = 0; r < rows_of_lane; ++r) adds[r * threads] = dstate[r];
+  }
+
+  // The first token of the last group of a stretch that is not empty; else before its begin.
+  __device__ static std::int64_t last_group(std::int64_t begin, std::int64_t end) {
+    return end > begin ? begin + (end - begin - 1) / tokens_at_once * tokens_at_once : begin - 1;
+  }
+  __device__ static int group_size(std::int64_t first, std::int64_t end) {
+    return static_cast<int>(end - first < tokens_at_once ? end - first : tokens_at_once);
+  }
+
   __device__ void run() {
+    if (own_begin >= length && cut > 0) return;
     const std::int64_t state_at =
         static_cast<std::int64_t>(blockIdx.x) * p.key_width * p.value_width;
     const auto element = [&](int r) {
@@ -228,26 +263,29 @@ struct Walk {
       state[r] = p.before != nullptr && at >= 0 ? p.before[at] : 0.0f;
       dstate[r] = b.dafter != nullptr && at >= 0 ? b.dafter[at] : 0.0f;
     }
-    forward(0, length, [&](std::int64_t i) {
+    for (int i = 0; i < cut; ++i) pass_segment(b.cut, b.cut.added, i, state);
+    for (int i = static_cast<int>((length - 1) / b.cut.tokens); i > cut; --i) {
+      pass_segment(b.cut, b.dadded, i, dstate);
+    }
+    forward(own_begin, own_end, [&](std::int64_t i) {
       if (i % segment == 0) keep(checkpoint(i / segment));
     });
-    for (std::int64_t s = (length - 1) / segment; s >= 0 && length > 0; --s) {
+    const std::int64_t first_segment = own_begin / segment;
+    for (std::int64_t s = (own_end - 1) / segment; s >= first_segment && length > 0; --s) {
       const std::int64_t begin = s * segment;
-      const std::int64_t end = begin + segment < length ? begin + segment : length;
+      const std::int64_t end = begin + segment < own_end ? begin + segment : own_end;
       restore(checkpoint(s));
       forward(begin, end, [&](std::int64_t i) { keep(history(i - begin)); });
       // Groups of tokens from the last.
-      for (std::int64_t first = begin + (end - begin - 1) / tokens_at_once * tokens_at_once;
-           first >= begin; first -= tokens_at_once) {
-        const int count =
-            static_cast<int>(end - first < tokens_at_once ? end - first : tokens_at_once);
+      for (std::int64_t first = last_group(begin, end); first >= begin; first -= tokens_at_once) {
+        const int count = group_size(first, end);
         load(first, count);
         for (int at = count - 1; at >= 0; --at) {
           back(at, first + at, history(first + at - begin), dstate);
         }
       }
     }
-    if (b.dbefore == nullptr) return;
+    if (b.dbefore == nullptr || cut > 0) return;
 #pragma unroll
     for (int r = 0; r < rows_of_lane; ++r) {
       if (element(r) >= 0) b.dbefore[element(r)] += dstate[r];
@@ -262,6 +300,15 @@ __global__ void __launch_bounds__(threads)
   using W = Walk<rows_of_lane, T>;
   W walk = {p, b, *reinterpret_cast<Tokens<W::key_rows>*>(memory), backwards};
   walk.run();
+}
+
+template <int rows_of_lane, class T>
+__global__ void __launch_bounds__(threads)
+    gradient_from_zero(Arguments<T> p, Backward<T> b, bool backwards) {
+  extern __shared__ float memory[];
+  using W = Walk<rows_of_lane, T>;
+  W walk = {p, b, *reinterpret_cast<Tokens<W::key_rows>*>(memory), backwards};
+  walk.run_from_zero();
 }
 
 // A thread for each token and channel. dq[0], dk[0] come back as what this token adds to the
@@ -313,18 +360,16 @@ template <int rows_of_lane, class T>
 void recur(const Arguments<T>& p, const Backward<T>& b, unsigned sequence_heads, unsigned blocks,
            bool backwards, cudaStream_t stream) {
   constexpr std::size_t bytes = sizeof(Tokens<rows_of_lane * parts>);
+  const dim3 grid(sequence_heads, blocks, static_cast<unsigned>(b.cut.segments));
+  if (b.cut.segments > 1) {
+    launch_from_zero<rows_of_lane>(p, b.cut, grid, backwards, stream);
+    const auto from_zero = gradient_from_zero<rows_of_lane, T>;
+    metala::cuda::allow_shared_memory(reinterpret_cast<const void*>(from_zero), bytes);
+    from_zero<<<grid, threads, bytes, stream>>>(p, b, backwards);
+  }
   const auto kernel = recurrence_backward<rows_of_lane, T>;
   metala::cuda::allow_shared_memory(reinterpret_cast<const void*>(kernel), bytes);
-  kernel<<<dim3(sequence_heads, blocks), threads, bytes, stream>>>(p, b, backwards);
-}
-
-// f.template operator()<rows of a lane>() for a key width.
-template <class F>
-void with_rows(int key_width, F&& f) {
-  if (key_width <= 32) return f.template operator()<8>();
-  if (key_width <= 64) return f.template operator()<16>();
-  if (key_width <= 128) return f.template operator()<32>();
-  return f.template operator()<64>();
+  kernel<<<grid, threads, bytes, stream>>>(p, b, backwards);
 }
 
 template <class T>
@@ -344,6 +389,8 @@ void run(const Options& options, const Inputs& in, Offsets offsets, const Tensor
   with_rows(p.key_width, [&]<int rows_of_lane>() {
     constexpr std::int64_t segment = segment_tokens<rows_of_lane>;
     constexpr std::int64_t state = rows_of_lane * threads;
+    const std::int64_t walks = batch * p.heads * blocks;
+    b.cut = cut_for(offsets, walks, segment, in.q.device());
     metala::cuda::Pieces::lay(in.q.device(), [&](metala::cuda::Pieces& pieces) {
       b.dmixed = pieces.take<T>(tokens * in.v.size(1));
       b.dscore = pieces.take<float>(token_heads);
@@ -351,7 +398,11 @@ void run(const Options& options, const Inputs& in, Offsets offsets, const Tensor
       b.dk = pieces.take<float>(blocks * tokens * channels);
       b.da = pieces.take<float>(blocks * tokens * channels);
       b.checkpoints = pieces.take<float>((tokens / segment + batch) * p.heads * blocks * state);
-      b.history = pieces.take<float>(batch * p.heads * blocks * segment * state);
+      b.history = pieces.take<float>(b.cut.segments * walks * segment * state);
+      if (b.cut.segments == 1) return;
+      b.cut.added = take_added(b.cut, walks, rows_of_lane, pieces);
+      b.dadded = take_added(b.cut, walks, rows_of_lane, pieces);
+      b.cut.lost = take_lost(b.cut, batch * p.heads, rows_of_lane, pieces);
     });
     backward_local(options, in, offsets, mixed, do_, b.dmixed, b.dscore, to);
     for (int pass = 0; pass < (options.bidirectional ? 2 : 1); ++pass) {
@@ -375,14 +426,18 @@ void run(const Options& options, const Inputs& in, Offsets offsets, const Tensor
 }  // namespace
 
 void backward(const Options& options, const Inputs& in, Offsets offsets, const Tensor& mixed,
-              const Tensor& do_, const Tensor& dafter, const Gradients& to) {
+              const Tensor& do_, const Tensor& dafter, const Gradients& to, const Tensor& states) {
   const auto stream = metala::cuda::enter(
       "metala_attention",
-      {&in.q, &in.u, &in.k, &in.v, &in.z, &in.aug, &in.fixed_decay, &in.before, &mixed, &do_,
-       &dafter, &to.q, &to.u, &to.k, &to.v, &to.z, &to.aug, &to.fixed_decay, &to.before});
+      {&in.q,      &in.u,  &in.k, &in.v,   &in.z,           &in.aug,   &in.fixed_decay,
+       &in.before, &mixed, &do_,  &dafter, &states,         &to.q,     &to.u,
+       &to.k,      &to.v,  &to.z, &to.aug, &to.fixed_decay, &to.before});
   if (batch_of(offsets) == 0) return;
   if (fits_chunks(options, in, to)) {
-    return backward_in_chunks(options, in, offsets, mixed, do_, dafter, to);
+    return backward_in_chunks(options, in, offsets, mixed, do_, dafter, to, states);
+  }
+  if (fits_padded(options, in)) {
+    return backward_padded(options, in, offsets, mixed, do_, dafter, to);
   }
   metala::cuda::with_type(in.q.dtype(), [&]<class T>(T) {
     run<T>(options, in, offsets, mixed, do_, dafter, prepared(to), stream);

@@ -24,7 +24,7 @@ struct Problem {
                         // state at the end
   Bf16* o;
   float* after;        // null: not wanted; backwards dS at the start is added
-  Bf16* chunk_states;  // [chunk (chunk_place), H, K, D]
+  Bf16* chunk_states;  // [chunk (chunk_place), H, K, D]; of outputs: null where not wanted
   // Of pieces of segments, when there are several in a sequence: [piece, B * H, K, D] and [.., K].
   float* segment_states;
   float* segment_decays;
@@ -405,10 +405,11 @@ struct Kernel {
         Queries<key_width> query;
         query.load(q(buffer), row_tile * 16);
         query.find_scores(u(buffer), scores(), factors(), p.scale, row_tile, group, groups,
-                          [](int, float score) { return score; });
+                          [](int, int, float score) { return score; });
 #pragma unroll
         for (auto& s : out) s = {};
         add_read(query);
+        if (p.chunk_states != nullptr) store_state(chunk_at(i));
         __syncthreads();
       } else if (totals && place.column == 0) {
         if (threadIdx.x < key_width) segment_decay *= decay[threadIdx.x];

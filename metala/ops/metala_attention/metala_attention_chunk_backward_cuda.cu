@@ -1,5 +1,5 @@
-// The gradient in chunks of 64 tokens: two walks find the state before every chunk and the gradient
-// of the state after it; then all chunks are taken at once.
+// The gradient in chunks of 64 tokens: two walks find the state before every chunk, unless the
+// forward pass left it, and the gradient of the state after it; then all chunks are taken at once.
 #include "metala/device/cuda/column_sums.h"
 #include "metala/device/cuda/cuda_device.h"
 #include "metala/device/cuda/cuda_error.h"
@@ -19,21 +19,20 @@ struct Walks {
   static constexpr std::size_t bytes = Back::bytes > Forth::bytes ? Back::bytes : Forth::bytes;
 };
 
-// Both walks side by side: the first half of the blocks along z goes forth, the second back. The
-// total of the segment where a walk ends is not wanted.
+// Both walks side by side: the first `ahead` blocks along z go forth, the others back. The total of
+// the segment where a walk ends is not wanted.
 template <int key_width, int value_width, bool totals>
 __global__ void __launch_bounds__(Walks<key_width, value_width, totals>::Back::threads,
                                   Walks<key_width, value_width, totals>::Back::blocks_at_once)
-    walk_both(const Problem forth, const Problem back) {
+    walk_both(const Problem forth, const Problem back, int ahead) {
   extern __shared__ __align__(16) unsigned char shared[];
   using W = Walks<key_width, value_width, totals>;
   Bf16* const memory = reinterpret_cast<Bf16*>(shared);
-  const int half = static_cast<int>(gridDim.z) / 2;
   const int z = static_cast<int>(blockIdx.z);
-  if (z < half) {
+  if (z < ahead) {
     typename W::Forth(forth, memory, z).walk();
   } else {
-    typename W::Back(back, memory, z - half + (totals ? back.pieces : 0)).walk();
+    typename W::Back(back, memory, z - ahead + (totals ? back.pieces : 0)).walk();
   }
 }
 
@@ -45,15 +44,17 @@ __global__ void __launch_bounds__(ChunkGradient<key_width, value_width>::threads
   ChunkGradient<key_width, value_width>(p, reinterpret_cast<Bf16*>(shared)).run_chunk();
 }
 
+// Forth only if it has chunks' states to write.
 template <int key_width, int value_width, bool totals>
 void launch_walks(const Problem& forth, const Problem& back, cudaStream_t stream) {
   using W = Walks<key_width, value_width, totals>;
   const auto kernel = walk_both<key_width, value_width, totals>;
   metala::cuda::allow_shared_memory(reinterpret_cast<const void*>(kernel), W::bytes);
   const int walks = totals ? (forth.segments - 1) * forth.pieces : forth.segments;
+  const int ahead = forth.chunk_states != nullptr ? walks : 0;
   const dim3 grid(static_cast<unsigned>(forth.batch * forth.heads), value_width / W::Back::slice,
-                  static_cast<unsigned>(2 * walks));
-  kernel<<<grid, W::Back::threads, W::bytes, stream>>>(forth, back);
+                  static_cast<unsigned>(ahead + walks));
+  kernel<<<grid, W::Back::threads, W::bytes, stream>>>(forth, back, ahead);
 }
 
 template <int key_width, int value_width>
@@ -71,40 +72,43 @@ void run(const Problem& forth, const Problem& back, const GradientProblem& p, st
 
 void backward_in_chunks(const Options& options, const Inputs& in, Offsets offsets,
                         const Tensor& mixed, const Tensor& do_, const Tensor& dafter,
-                        const Gradients& to) {
+                        const Gradients& to, const Tensor& states, const LocalShares& shares) {
   const auto stream = metala::cuda::enter(
       "metala_attention", {&in.q, &in.u, &in.v, &in.z, &in.aug, &in.before, &mixed, &do_, &dafter,
-                           &to.q, &to.u, &to.v, &to.z, &to.aug, &to.before});
+                           &states, &to.q, &to.u, &to.v, &to.z, &to.aug, &to.before});
   const Size size = size_of(options, in);
   const std::int64_t tokens = in.q.size(0);
-  const std::int64_t batch = batch_of(offsets);
-  const std::int64_t places = tokens / chunk + batch;
+  const std::int64_t places = chunk_places(in, offsets);
   const std::int64_t channels = in.q.size(1);
   const std::int64_t values = in.v.size(1);
 
   Problem forth = problem(options, in, offsets);
   forth.before = static_cast<const float*>(in.before.raw());
   const PassCost walk = {size.key_width > 64 ? 1 : 2, 1};  // as Kernel::blocks_at_once
-  cut(forth, size, offsets, metala::cuda::multiprocessors(in.q.device()), 2, walk, walk);
+  cut(forth, size, offsets, metala::cuda::multiprocessors(in.q.device()), states.defined() ? 1 : 2,
+      walk, walk);
   Problem back = forth;
   back.v_stride = values;
   back.before = static_cast<const float*>(dafter.raw());
   back.after = static_cast<float*>(to.before.raw());
   const bool local = mixed.defined();
   Bf16* dmixed = local ? nullptr : static_cast<Bf16*>(do_.raw());
-  float* dscore = nullptr;
+  float* local_dscore = nullptr;
   float* daug = nullptr;
   metala::cuda::Pieces::lay(in.q.device(), [&](metala::cuda::Pieces& pieces) {
     if (local) dmixed = pieces.take<Bf16>(tokens * values);
-    if (local && in.aug.defined()) dscore = pieces.take<float>(tokens * options.heads);
-    if (local && to.aug.defined()) daug = pieces.take<float>(places * channels);
+    if (local && in.aug.defined()) local_dscore = pieces.take<float>(tokens * options.heads);
+    if ((local || shares.dscore) && to.aug.defined()) {
+      daug = pieces.take<float>(places * channels);
+    }
     for (Problem* walk : {&forth, &back}) {
+      if (walk == &forth && states.defined()) continue;
       walk->chunk_states = pieces.take<Bf16>(places * channels * size.value_width);
       if (walk->segments > 1) take_segments(*walk, size, pieces);
     }
   });
   back.v = dmixed;
-  if (local) backward_local(options, in, offsets, mixed, do_, dmixed, dscore, to);
+  if (local) backward_local(options, in, offsets, mixed, do_, dmixed, local_dscore, to);
 
   GradientProblem p = {};
   p.q = forth.q;
@@ -114,9 +118,9 @@ void backward_in_chunks(const Options& options, const Inputs& in, Offsets offset
   p.q_stride = forth.q_stride;
   p.u_stride = forth.u_stride;
   p.v_stride = forth.v_stride;
-  p.states = forth.chunk_states;
+  p.states = states.defined() ? static_cast<const Bf16*>(states.raw()) : forth.chunk_states;
   p.dstates = back.chunk_states;
-  p.dscore = dscore;
+  p.dscore = local ? local_dscore : shares.dscore.value_or(nullptr);
   p.aug = static_cast<const float*>(in.aug.raw());
   const auto rows_of = [](const Tensor& t, Bf16*& data, std::int64_t& stride) {
     if (!t.defined()) return;
@@ -127,7 +131,7 @@ void backward_in_chunks(const Options& options, const Inputs& in, Offsets offset
   rows_of(to.u, p.du, p.du_stride);
   rows_of(to.v, p.dv, p.dv_stride);
   p.add = to.tokens == Write::accumulate;
-  p.add_v = local || p.add;  // what is local has written its share
+  p.add_v = local || shares.dscore || p.add;  // what is local has written its share
   p.daug = daug;
   p.offsets = forth.offsets;
   p.heads = forth.heads;

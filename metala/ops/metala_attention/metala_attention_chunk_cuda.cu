@@ -38,13 +38,14 @@ void run(const Problem& p, cudaStream_t stream) {
 }  // namespace
 
 void forward_in_chunks(const Options& options, const Inputs& in, Offsets offsets, const Tensor& o,
-                       const Tensor& after) {
-  const auto stream = metala::cuda::enter("metala_attention", {&in.q, &in.u, &in.v, &o});
+                       const Tensor& after, const Tensor& states) {
+  const auto stream = metala::cuda::enter("metala_attention", {&in.q, &in.u, &in.v, &o, &states});
   Problem p = problem(options, in, offsets);
   p.o_stride = o.stride(0);
   p.before = static_cast<const float*>(in.before.raw());
   p.o = static_cast<Bf16*>(o.raw());
   p.after = static_cast<float*>(after.raw());
+  p.chunk_states = static_cast<Bf16*>(states.raw());
   const Size size = size_of(options, in);
   with_size(size, [&]<int key_width, int value_width>() {
     using Joining = Kernel<key_width, value_width, Pass::totals>;

@@ -57,7 +57,7 @@ struct ChunkGradient {
   // chunk's end; totals of runs; shares of sums over tokens.
   static constexpr int floats =
       (Rows::factor_rows + block_count + 2 * run_count + 2 * block_count + 1) * key_width +
-      (2 + own_parts) * chunk;
+      (2 + 2 * own_parts) * chunk;
   static constexpr std::size_t bytes = 2 * elements + 4 * floats;
 
   const GradientProblem& p;
@@ -122,11 +122,12 @@ struct ChunkGradient {
   __device__ __forceinline__ float* reads() const { return run_sums() + run_count * key_width; }
   __device__ __forceinline__ float* meetings() const { return reads() + block_count * key_width; }
   __device__ __forceinline__ float* kept() const { return meetings() + block_count * key_width; }
-  // [tokens]: gradients of a token's score with its own key, and of the augmentation's scores. Of
-  // the former the scores themselves, from 64 channels each.
+  // [tokens]: gradients of a token's score with its own key, and of the augmentation's scores. From
+  // 64 channels each: the scores with a token's own key, and with the one before it.
   __device__ __forceinline__ float* own_dscores() const { return kept() + key_width; }
   __device__ __forceinline__ float* dscore() const { return own_dscores() + chunk; }
   __device__ __forceinline__ float* own_scores() const { return dscore() + chunk; }
+  __device__ __forceinline__ float* past_scores() const { return own_scores() + own_parts * chunk; }
 
   // ---- First: keys, queries, factors, scores.
   template <int width>
@@ -145,10 +146,14 @@ struct ChunkGradient {
     }
   }
 
-  // A token's score with its own key is kept from rounding: where the state is new everywhere it is
-  // all there is. Summed over a run's lanes, each of which ends with one of its tokens.
+  // A token's scores with its own key and with the one before it are kept from rounding: where the
+  // state is new everywhere, or was for the token before, they are all there is. Summed over a
+  // run's lanes, each of which ends with one of the run's numbers; token(j) is the one that number
+  // j is of.
   static constexpr int run_lanes = Rows::pairs < 32 ? Rows::pairs : 32;
-  __device__ __forceinline__ void store_own_scores(float (&x)[run_tokens]) const {
+  template <class Token>
+  __device__ __forceinline__ void store_scores(float (&x)[run_tokens], float* to,
+                                               Token token) const {
     int j = 0;
     int distance = run_lanes / 2;
 #pragma unroll
@@ -162,15 +167,25 @@ struct ChunkGradient {
       if (high) j += n;
     }
     for (; distance > 0; distance /= 2) x[0] += __shfl_xor_sync(0xffffffffu, x[0], distance);
-    if (lane % (run_lanes / run_tokens) == 0) {
-      own_scores()[rows.channel / 64 * chunk + rows.token(j)] = x[0];
-    }
+    if (lane % (run_lanes / run_tokens) == 0) to[rows.channel / 64 * chunk + token(j)] = x[0];
   }
-  __device__ __forceinline__ float own_score(int t) const {
-    float score = own_scores()[t];
+  static __device__ __forceinline__ float over_channels(const float* scores, int t) {
+    float score = scores[t];
 #pragma unroll
-    for (int c = 1; c < key_width / 64; ++c) score += own_scores()[c * chunk + t];
+    for (int c = 1; c < key_width / 64; ++c) score += scores[c * chunk + t];
     return score;
+  }
+
+  // What the key before a run leaves to the run's first token, times its query.
+  __device__ __forceinline__ float first_past_score(float2 logit, float2 query) const {
+    const int t = rows.own_run * run_tokens;
+    if (t == 0 || t >= tokens) return 0;
+    const float2 past = load_pair(u().at(t - 1, rows.channel));
+    const auto term = [&](float own, float before, float q) {
+      const float kept = exp2f_fast(-bit_gate(own, p.inverse_temperature).bits);
+      return q * kept * bit_gate(before, p.inverse_temperature).lose;
+    };
+    return term(logit.x, past.x, query.x) + term(logit.y, past.y, query.y);
   }
 
   __device__ __forceinline__ void prepare() const {
@@ -178,16 +193,28 @@ struct ChunkGradient {
     Run logits, queries, own;
     rows.load(u(), logits);
     rows.load(q(), queries);
-    float own_scores[run_tokens];
+    float with_own[run_tokens], with_past[run_tokens];
+    with_past[0] = first_past_score(rows.upper ? logits[0] : logits[run_tokens - 1],
+                                    rows.upper ? queries[0] : queries[run_tokens - 1]);
+    float2 past_query = make_float2(0, 0);
+    const auto dot = [](float2 a, float2 b) { return fmaf(a.x, b.x, a.y * b.y); };
     rows.decay(logits, queries, p.inverse_temperature,
                [&](int j, float2 decayed_key, float2 decayed_query) {
                  own[j] = decayed_key;
-                 own_scores[j] =
-                     fmaf(decayed_key.x, decayed_query.x, decayed_key.y * decayed_query.y);
+                 with_own[j] = dot(decayed_key, decayed_query);
+                 // The walk goes up from the middle, or down.
+                 if (j > 0) {
+                   with_past[j] =
+                       rows.upper ? dot(own[j - 1], decayed_query) : dot(decayed_key, past_query);
+                 }
+                 past_query = decayed_query;
                  put(key().at(rows.token(j), rows.channel), decayed_key);
                  put(query().at(rows.token(j), rows.channel), decayed_query);
                });
-    store_own_scores(own_scores);
+    store_scores(with_own, own_scores(), [&](int j) { return rows.token(j); });
+    store_scores(with_past, past_scores(), [&](int j) {
+      return rows.own_run * run_tokens + (rows.upper ? j : (run_tokens - j) % run_tokens);
+    });
     __syncthreads();
     const auto bits = rows.bits();
     const float2 rest = power(difference(bits.here, bits.end));
@@ -208,7 +235,9 @@ struct ChunkGradient {
     Queries<key_width> of_block;
     of_block.load(query(), block * 16);
     of_block.find_scores(key(), scores(), rounded_factors(), p.scale, block, group, groups,
-                         [&](int t, float) { return own_score(t); });
+                         [&](int t, int s, float) {
+                           return over_channels(t == s ? own_scores() : past_scores(), t);
+                         });
   }
 
   // ---- Second: everything with columns of the state, slice by slice. The warp's results are for

@@ -6,11 +6,14 @@
 // column: each keeps a quarter of its rows in registers for the whole sequence, so the state is
 // read once, written once, and every token costs 3 K D multiply-adds. Gates of 16 tokens at a time
 // are computed together and wait in shared memory.
+#include "metala/base/error.h"
 #include "metala/device/cuda/cuda_device.h"
 #include "metala/device/cuda/cuda_error.h"
 #include "metala/ops/metala_attention/metala_attention_arguments.cuh"
 #include "metala/ops/metala_attention/metala_attention_chunk_cuda.h"
 #include "metala/ops/metala_attention/metala_attention_cuda.h"
+#include "metala/ops/metala_attention/metala_attention_cut.cuh"
+#include "metala/ops/metala_attention/metala_attention_padded_cuda.h"
 #include "metala/ops/metala_attention/metala_attention_share.cuh"
 
 namespace metala::metala_attention::cuda {
@@ -24,11 +27,6 @@ using metala::cuda::store;
 using metala::cuda::to_float;
 using metala::cuda::warp_sum;
 
-constexpr int columns = 64;  // of a block
-constexpr int parts = 4;     // lanes that share a column
-constexpr int threads = columns * parts;
-constexpr int tokens_at_once = 16;
-
 // What the recurrence needs of 16 tokens.
 template <int key_rows>
 struct Tokens {
@@ -40,7 +38,8 @@ struct Tokens {
 // key_rows: K rounded up to 4 x rows_of_lane. Writes scale S^T q into o; adds to what is there on
 // the way back of a bidirectional pass.
 template <int rows_of_lane, class T>
-__global__ void __launch_bounds__(threads) recurrence(Arguments<T> p, bool backwards) {
+__global__ void __launch_bounds__(threads)
+    recurrence(const Arguments<T> p, const Cut cut, bool backwards) {
   constexpr int key_rows = rows_of_lane * parts;
   extern __shared__ float memory[];
   Tokens<key_rows>& tokens = *reinterpret_cast<Tokens<key_rows>*>(memory);
@@ -60,10 +59,14 @@ __global__ void __launch_bounds__(threads) recurrence(Arguments<T> p, bool backw
     const bool carried = p.before != nullptr && real && row < p.key_width;
     state[r] = carried ? p.before[state_at + row * p.value_width + column] : 0.0f;
   }
+  const int segment = static_cast<int>(blockIdx.z);
+  const std::int64_t begin = segment * cut.tokens;
+  if (begin >= length && segment > 0) return;
+  const std::int64_t end = begin + cut.tokens < length ? begin + cut.tokens : length;
+  for (int i = 0; i < segment; ++i) pass_segment(cut, cut.added, i, state);
 
-  for (std::int64_t first = 0; first < length; first += tokens_at_once) {
-    const int count =
-        static_cast<int>(length - first < tokens_at_once ? length - first : tokens_at_once);
+  for (std::int64_t first = begin; first < end; first += tokens_at_once) {
+    const int count = static_cast<int>(end - first < tokens_at_once ? end - first : tokens_at_once);
     const auto token = [&](int i) {
       return start + (backwards ? length - 1 - (first + i) : first + i);
     };
@@ -104,7 +107,7 @@ __global__ void __launch_bounds__(threads) recurrence(Arguments<T> p, bool backw
       out = from_float<T>(backwards ? read + to_float(out) : read);
     }
   }
-  if (p.after == nullptr || !real) return;
+  if (p.after == nullptr || !real || end < length) return;
 #pragma unroll
   for (int r = 0; r < rows_of_lane; ++r) {
     const int row = r * parts + part;
@@ -228,46 +231,66 @@ bool launch_in_shares(const Arguments<T>& p, unsigned blocks, std::int64_t token
   return false;
 }
 
-template <int rows_of_lane, class T>
-void launch_recurrence(const Arguments<T>& p, std::int64_t batch, bool backwards,
-                       cudaStream_t stream) {
-  constexpr std::size_t bytes = sizeof(Tokens<rows_of_lane * parts>);
-  const auto kernel = recurrence<rows_of_lane, T>;
-  metala::cuda::allow_shared_memory(reinterpret_cast<const void*>(kernel), bytes);
-  const dim3 grid(static_cast<unsigned>(batch * p.heads),
-                  static_cast<unsigned>((p.value_width + columns - 1) / columns));
-  kernel<<<grid, threads, bytes, stream>>>(p, backwards);
+template <class T>
+void recur(const Arguments<T>& p, Offsets offsets, Device device, bool backwards,
+           cudaStream_t stream) {
+  const std::int64_t sequence_heads = batch_of(offsets) * p.heads;
+  const std::int64_t blocks = (p.value_width + columns - 1) / columns;
+  dim3 grid(static_cast<unsigned>(sequence_heads), static_cast<unsigned>(blocks));
+  with_rows(p.key_width, [&]<int rows_of_lane>() {
+    Cut cut = cut_for(offsets, sequence_heads * blocks, 64, device);
+    if (cut.segments > 1) {
+      metala::cuda::Pieces::lay(device, [&](metala::cuda::Pieces& pieces) {
+        cut.added = take_added(cut, sequence_heads * blocks, rows_of_lane, pieces);
+        cut.lost = take_lost(cut, sequence_heads, rows_of_lane, pieces);
+      });
+      grid.z = static_cast<unsigned>(cut.segments - 1);
+      launch_from_zero<rows_of_lane>(p, cut, grid, backwards, stream);
+      grid.z = static_cast<unsigned>(cut.segments);
+    }
+    constexpr std::size_t bytes = sizeof(Tokens<rows_of_lane * parts>);
+    const auto kernel = recurrence<rows_of_lane, T>;
+    metala::cuda::allow_shared_memory(reinterpret_cast<const void*>(kernel), bytes);
+    kernel<<<grid, threads, bytes, stream>>>(p, cut, backwards);
+  });
 }
 
-template <class T>
-void recur(const Arguments<T>& p, std::int64_t batch, bool backwards, cudaStream_t stream) {
-  if (p.key_width <= 32) return launch_recurrence<8>(p, batch, backwards, stream);
-  if (p.key_width <= 64) return launch_recurrence<16>(p, batch, backwards, stream);
-  if (p.key_width <= 128) return launch_recurrence<32>(p, batch, backwards, stream);
-  return launch_recurrence<64>(p, batch, backwards, stream);
+// A chunk costs as much when it is nearly empty: decoding goes token by token.
+bool long_enough(const Inputs& in, Offsets offsets) {
+  return in.q.size(0) >= 16 * batch_of(offsets);
 }
 
 }  // namespace
 
+Shape states_shape(const Options& options, const Inputs& in, Offsets offsets) {
+  if (!long_enough(in, offsets) || !fits_chunks(options, in)) return {0};
+  return chunk_states_shape(options, in, offsets);
+}
+
 void forward(const Options& options, const Inputs& in, Offsets offsets, Tensor o, Tensor mixed,
-             Tensor after) {
-  const auto stream =
-      metala::cuda::enter("metala_attention", {&in.q, &in.u, &in.k, &in.v, &in.z, &in.aug,
-                                               &in.fixed_decay, &in.before, &o, &mixed, &after});
+             Tensor after, const Tensor& states) {
+  const auto stream = metala::cuda::enter(
+      "metala_attention", {&in.q, &in.u, &in.k, &in.v, &in.z, &in.aug, &in.fixed_decay, &in.before,
+                           &o, &mixed, &after, &states});
   const auto batch = batch_of(offsets);
   if (batch == 0) return;
-  // A chunk costs as much when it is nearly empty: decoding goes token by token.
-  const bool by_chunks = in.q.size(0) >= 16 * batch && fits_chunks(options, in, o);
+  const bool by_chunks = long_enough(in, offsets) && fits_chunks(options, in, o);
+  if (states.defined() && !by_chunks) {
+    throw Error(
+        "metala_attention: where states are wanted o's rows must start at 16 bytes' multiples");
+  }
   metala::cuda::with_type(in.q.dtype(), [&]<class T>(T) {
     Arguments<T> p = arguments<T>(options, in, offsets);
     p.o = rows<T>(o);
     p.mixed = rows<T>(mixed);
     p.after = static_cast<float*>(after.raw());
     if (by_chunks) {
-      forward_in_chunks(options, in, offsets, o, after);
+      forward_in_chunks(options, in, offsets, o, after, states);
+    } else if (long_enough(in, offsets) && fits_padded(options, in)) {
+      forward_padded(options, in, offsets, o, after);
     } else {
-      recur(p, batch, false, stream);
-      if (options.bidirectional) recur(p, batch, true, stream);
+      recur(p, offsets, in.q.device(), false, stream);
+      if (options.bidirectional) recur(p, offsets, in.q.device(), true, stream);
     }
     const std::int64_t token_heads = in.q.size(0) * options.heads;
     const auto blocks = static_cast<unsigned>((token_heads + warps - 1) / warps);

@@ -6,8 +6,10 @@
 
 namespace metala::metala_attention::cuda {
 
-void forward(const Options&, const Inputs&, Offsets offsets, Tensor o, Tensor mixed, Tensor after);
+Shape states_shape(const Options&, const Inputs&, Offsets offsets);
+void forward(const Options&, const Inputs&, Offsets offsets, Tensor o, Tensor mixed, Tensor after,
+             const Tensor& states);
 void backward(const Options&, const Inputs&, Offsets offsets, const Tensor& mixed,
-              const Tensor& do_, const Tensor& dafter, const Gradients&);
+              const Tensor& do_, const Tensor& dafter, const Gradients&, const Tensor& states);
 
 }  // namespace metala::metala_attention::cuda

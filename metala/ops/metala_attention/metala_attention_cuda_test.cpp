@@ -41,15 +41,25 @@ class MetalaAttentionOnGpu : public harness::GpuTest {
     }
   }
 
-  Gradients gradients(const Problem& p, const Inputs& in, const Tensor& mixed, DType type) {
+  // From the states that a forward pass leaves, or without them.
+  Gradients gradients(const Problem& p, const Inputs& in, const Tensor& mixed, DType type,
+                      bool from_states = false) {
     const Cotangents c = cotangents_of(p, DType::f32);
     const auto start = gradients_like(p, in, 0.25);
     const Gradients to = {there(start.q, type),     there(start.u, type), there(start.k, type),
                           there(start.v, type),     there(start.z, type), there(start.aug),
                           there(start.fixed_decay), there(start.before)};
     const auto offsets = p.offsets();
-    backward(p.options(), moved(in, type), mirrored(offsets), there(mixed, type), there(c.o, type),
-             there(c.after), to);
+    const Inputs inputs = moved(in, type);
+    Tensor states;
+    if (from_states) {
+      states =
+          there(harness::poisoned(states_shape(p.options(), inputs, mirrored(offsets)), DType::f32),
+                DType::bf16);
+      forward(p.options(), inputs, mirrored(offsets), there(mixed, type), {}, {}, states);
+    }
+    backward(p.options(), inputs, mirrored(offsets), there(mixed, type), there(c.o, type),
+             there(c.after), to, states);
     return to;
   }
 
@@ -69,12 +79,21 @@ class MetalaAttentionOnGpu : public harness::GpuTest {
     const Gradients want = gradients_like(p, exact, 0.25);
     backward(p.options(), exact, p.offsets(), mixed.cast(DType::f64), c.o.cast(DType::f64),
              c.after.defined() ? c.after.cast(DType::f64) : c.after, want);
-    const auto got = named(gradients(p, in, mixed, type));
     const auto wanted = named(want);
-    for (std::size_t i = 0; i < got.size(); ++i) {
-      if (!wanted[i].second.defined()) continue;
-      EXPECT_TRUE(close(got[i].second.to({}), wanted[i].second, bound)) << wanted[i].first;
+    for (const bool from_states : {false, true}) {
+      if (from_states && !leaves_states(p, in, type)) continue;
+      const auto got = named(gradients(p, in, mixed, type, from_states));
+      for (std::size_t i = 0; i < got.size(); ++i) {
+        if (!wanted[i].second.defined()) continue;
+        EXPECT_TRUE(close(got[i].second.to({}), wanted[i].second, bound))
+            << wanted[i].first << (from_states ? ", from the states of a forward pass" : "");
+      }
     }
+  }
+
+  bool leaves_states(const Problem& p, const Inputs& in, DType type) {
+    const auto offsets = p.offsets();
+    return states_shape(p.options(), moved(in, type), mirrored(offsets)).count() > 0;
   }
 };
 
@@ -133,6 +152,7 @@ TEST_F(MetalaAttentionOnGpu, Bf16AgreesWithTheReferenceForEveryGate) {
                                                  {128, 128},
                                                  {64, 64},
                                                  {32, 32},
+                                                 {32, 64},
                                                  {17, 33}}) {
       expect_agreement({.lengths = {100, 1, 0, 230},
                         .key_width = key_width,
@@ -216,6 +236,7 @@ TEST_F(MetalaAttentionOnGpu, GradientsInBf16AgreeWithTheReferenceForEveryGate) {
                                                  {128, 128},
                                                  {64, 64},
                                                  {32, 32},
+                                                 {32, 64},
                                                  {17, 33}}) {
       expect_gradients({.lengths = {100, 1, 0, 230},
                         .key_width = key_width,
@@ -224,6 +245,13 @@ TEST_F(MetalaAttentionOnGpu, GradientsInBf16AgreeWithTheReferenceForEveryGate) {
                        DType::bf16, 2e-2);
     }
   }
+}
+
+// Cut into segments, with lengths that end within a chunk.
+TEST_F(MetalaAttentionOnGpu, GradientsInBf16AgreeWithTheReferenceAcrossSegments) {
+  const Problem p = {.lengths = {1500, 3, 700}, .heads = 1, .key_width = 64, .value_width = 128};
+  EXPECT_TRUE(leaves_states(p, inputs_of(p), DType::bf16));
+  expect_gradients(p, DType::bf16, 2e-2);
 }
 
 TEST_F(MetalaAttentionOnGpu, TheSameInputsGiveTheSameGradients) {

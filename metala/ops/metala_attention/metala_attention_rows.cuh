@@ -200,11 +200,12 @@ struct Queries {
 
   // scores[t, s] = scale times the sum over channels of q_t k_s a_{s+1} .. a_t, for block i's
   // tokens with those of every `groups`-th block from block `group` on, no later than i. `factors`
-  // is the table of each_factor; own(t, score) is taken for a token's own key.
-  template <class Own>
+  // is the table of each_factor; near(t, s, score) is taken for a token's own key and for the one
+  // before it.
+  template <class Near>
   __device__ __forceinline__ void find_scores(Tile<key_width> keys, Tile<chunk> scores,
                                               const Bf16* factors, float scale, int i, int group,
-                                              int groups, Own own) const {
+                                              int groups, Near near) const {
     const auto store = [&](int block, int n, int r, float x, float y) {
       put(scores.at(i * 16 + sum_row(r), block * 16 + sum_column(n, r)),
           make_float2(scale * x, scale * y));
@@ -213,6 +214,10 @@ struct Queries {
       const Bf16* const factor = factors + ChunkRows<key_width>::factor_row(i, 1 + j) * key_width;
       Sums sums[2] = {};
       multiply_keys(sums, keys, j, [&](int k) { return scaled(factor, k); });
+      float& corner = sums[1].at[1];
+      if (j + 1 == i && sum_row(1) == 0 && sum_column(1, 1) == 15) {
+        corner = near(i * 16, i * 16 - 1, corner);
+      }
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
 #pragma unroll
@@ -229,7 +234,7 @@ struct Queries {
         float& score = sums[n].at[r];
         const int row = sum_row(r);
         const int column = sum_column(n, r);
-        if (column == row) score = own(i * 16 + row, score);
+        if (column == row || column + 1 == row) score = near(i * 16 + row, i * 16 + column, score);
         if (column > row) score = 0;  // no pair, and whatever the factors came to
       }
 #pragma unroll

@@ -17,6 +17,11 @@ inline Size size_of(const Options& options, const Inputs& in) {
   return {in.q.size(1) / options.heads, in.v.size(1) / options.heads};
 }
 
+// Of all sequences' chunks (chunk_place).
+inline std::int64_t chunk_places(const Inputs& in, Offsets offsets) {
+  return in.q.size(0) / chunk + batch_of(offsets);
+}
+
 // Calls f.template operator()<K, D>() for a size that the chunk forms are compiled for; false for
 // another.
 template <class F>
@@ -26,9 +31,9 @@ bool with_size(Size size, F&& f) {
     f.template operator()<key_width, value_width>();
     return true;
   };
-  return take.template operator()<32, 32>() || take.template operator()<64, 64>() ||
-         take.template operator()<64, 128>() || take.template operator()<128, 128>() ||
-         take.template operator()<128, 256>();
+  return take.template operator()<32, 32>() || take.template operator()<32, 64>() ||
+         take.template operator()<64, 64>() || take.template operator()<64, 128>() ||
+         take.template operator()<128, 128>() || take.template operator()<128, 256>();
 }
 
 // Inputs and options; not what comes out, nor the segments.

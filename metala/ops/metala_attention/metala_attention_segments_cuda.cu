@@ -11,21 +11,26 @@ bool aligned(const Tensor& t) {
          (reinterpret_cast<std::uintptr_t>(t.raw()) % 16 == 0 && t.stride(0) % 8 == 0);
 }
 
-bool fits(const Options& options, const Inputs& in) {
+}  // namespace
+
+bool fits_chunks(const Options& options, const Inputs& in) {
   if (in.q.dtype() != DType::bf16 || !in.u.defined() || in.k.defined()) return false;
   if (options.bidirectional) return false;
   if (!aligned(in.q) || !aligned(in.u) || !aligned(in.v)) return false;
   return with_size(size_of(options, in), []<int...>(){});
 }
 
-}  // namespace
-
 bool fits_chunks(const Options& options, const Inputs& in, const Tensor& o) {
-  return fits(options, in) && aligned(o);
+  return fits_chunks(options, in) && aligned(o);
 }
 
 bool fits_chunks(const Options& options, const Inputs& in, const Gradients& to) {
-  return fits(options, in) && aligned(to.q) && aligned(to.u) && aligned(to.v);
+  return fits_chunks(options, in) && aligned(to.q) && aligned(to.u) && aligned(to.v);
+}
+
+Shape chunk_states_shape(const Options& options, const Inputs& in, Offsets offsets) {
+  const Size size = size_of(options, in);
+  return {chunk_places(in, offsets), options.heads, size.key_width, size.value_width};
 }
 
 Problem problem(const Options& options, const Inputs& in, Offsets offsets) {

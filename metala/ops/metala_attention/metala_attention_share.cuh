@@ -36,8 +36,8 @@ bool with_shares(const Arguments<metala::cuda::Bf16>& p, F&& f) {
     return true;
   };
   return take.template operator()<2, 4>() || take.template operator()<4, 8>() ||
-         take.template operator()<1, 1>() || take.template operator()<2, 2>() ||
-         take.template operator()<4, 4>();
+         take.template operator()<1, 1>() || take.template operator()<1, 2>() ||
+         take.template operator()<2, 2>() || take.template operator()<4, 4>();
 }
 
 }  // namespace metala::metala_attention::cuda

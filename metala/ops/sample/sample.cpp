@@ -47,7 +47,7 @@ std::vector<float> adjusted(const Options& o, std::span<const float> logits,
   return out;
 }
 
-// What may be drawn.
+// What may be drawn, in the order of ids.
 struct Candidates {
   std::vector<std::int32_t> ids;
   std::vector<double> weights;  // probability relative to the best's
@@ -72,6 +72,7 @@ Candidates candidates(const Options& o, const std::vector<float>& logits) {
   if (o.top_k > 0 && static_cast<std::size_t>(o.top_k) < c.ids.size()) {
     std::nth_element(c.ids.begin(), c.ids.begin() + o.top_k, c.ids.end(), better);
     c.ids.resize(static_cast<std::size_t>(o.top_k));
+    std::sort(c.ids.begin(), c.ids.end());
   }
   for (const auto id : c.ids) {
     c.weights.push_back(weight(id));
@@ -98,8 +99,10 @@ void cut_top_p(double p, Candidates& c) {
                       order.begin() + static_cast<std::ptrdiff_t>(until), order.end(), better);
     for (sorted = until; kept < sorted && sum < enough; ++kept) sum += c.weights[order[kept]];
   }
+  kept = std::max<std::size_t>(kept, 1);
+  std::sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(kept));
   Candidates cut;
-  for (std::size_t i = 0; i < std::max<std::size_t>(kept, 1); ++i) {
+  for (std::size_t i = 0; i < kept; ++i) {
     cut.ids.push_back(c.ids[order[i]]);
     cut.weights.push_back(c.weights[order[i]]);
     cut.total += cut.weights.back();

@@ -6,8 +6,9 @@
 //   top-k:                 the k largest (ties at the border: lowest id first); 0 = all
 //   top-p:                 the smallest set of most probable tokens whose probability reaches p
 //   min-p:                 tokens with probability >= min_p * that of the most probable
-// At least one token always remains. The draw is number `position` of the Philox stream (seed,
-// stream): it does not depend on the batch. -inf logits are never chosen; NaN or all -inf: Error.
+// At least one token always remains. The draw walks those that do, in the order of their ids, by
+// number `position` of the Philox stream (seed, stream): it does not depend on the batch. -inf
+// logits are never chosen; NaN or all -inf: Error.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +24,7 @@ struct Options {
   double top_p = 1;
   double min_p = 0;
   double repetition_penalty = 1;
-  std::vector<std::pair<std::int32_t, float>> logit_bias;
+  std::vector<std::pair<std::int32_t, float>> logit_bias = {};
   std::uint64_t seed = 0;
 };
 

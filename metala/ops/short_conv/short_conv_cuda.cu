@@ -10,6 +10,7 @@
 #include "metala/device/cuda/column_sums.h"
 #include "metala/device/cuda/cuda_device.h"
 #include "metala/device/cuda/cuda_error.h"
+#include "metala/device/cuda/exponentials.cuh"
 #include "metala/device/cuda/vector.cuh"
 #include "metala/ops/short_conv/short_conv_cuda.h"
 
@@ -20,6 +21,7 @@ using metala::cuda::Few;
 using metala::cuda::Floats;
 using metala::cuda::from_float;
 using metala::cuda::load;
+using metala::cuda::logistic;
 using metala::cuda::store;
 using metala::cuda::to_float;
 
@@ -157,18 +159,6 @@ __device__ __forceinline__ Floats<n> floats(const Few<T, n>& few) {
   return all;
 }
 
-// e^-x; 0 where it would be no normal number.
-__device__ __forceinline__ float exp_of_minus(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(-1.44269504f * x));
-  return y;
-}
-
-// x sigmoid(x); a quotient by 2^126 or more is 0.
-__device__ __forceinline__ float silu(float x) {
-  return __fdividef(x, 1.0f + exp_of_minus(x));
-}
-
 // The silu of a thread's next `group` tokens from row `first` of a piece of `count`; all of them,
 // if `whole`.
 template <bool whole, int W, int n, class T>
@@ -183,7 +173,10 @@ __device__ __forceinline__ void forward_group(const Problem<T>& p, const T* x_ro
     shift<W, n>(window, floats(x[i]));
     Floats<n> y;
 #pragma unroll
-    for (int c = 0; c < n; ++c) y.at[c] = silu(dot<W, n>(taps, window, c));
+    for (int c = 0; c < n; ++c) {
+      const float sum = dot<W, n>(taps, window, c);
+      y.at[c] = logistic<T>(sum, sum);
+    }
     store(y, y_rows + (first + i) * p.y_stride);
   }
 }
@@ -244,8 +237,9 @@ struct Gradients {
 };
 
 // Of silu.
+template <class T>
 __device__ __forceinline__ float slope(float sum) {
-  const float s = __fdividef(1.0f, 1.0f + exp_of_minus(sum));
+  const float s = logistic<T>(sum);
   return s * fmaf(sum, 1 - s, 1.0f);
 }
 
@@ -281,7 +275,7 @@ __device__ __forceinline__ void backward_group(const Problem<T>& p, const Gradie
     const Floats<n> gradient = floats(dy[i]);
 #pragma unroll
     for (int c = 0; c < n; ++c) {
-      const float dsum = gradient.at[c] * slope(dot<W, n>(walk.taps, walk.window, c));
+      const float dsum = gradient.at[c] * slope<T>(dot<W, n>(walk.taps, walk.window, c));
       const float counted = whole || first + i < count ? dsum : 0.0f;
 #pragma unroll
       for (int j = 0; j < W; ++j) {
@@ -384,7 +378,7 @@ __global__ void __launch_bounds__(threads) backward_states(Problem<T> p, Gradien
     float sum = 0;
 #pragma unroll
     for (int j = 0; j < W; ++j) sum += taps[j] * window[j];
-    const float dsum = to_float(g.dy[t * g.dy_stride + channel]) * slope(sum);
+    const float dsum = to_float(g.dy[t * g.dy_stride + channel]) * slope<T>(sum);
     // Tap j reads input i-W+1+j of the sequence: state entry i+1+j.
 #pragma unroll
     for (int j = 0; j + i + 1 < W; ++j) carried[i + 1 + j] += dsum * taps[j];
