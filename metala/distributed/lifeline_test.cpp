@@ -30,14 +30,15 @@ class Lines : public testing::Test {
         close(pairs[j][0]);
         if (j != i) close(pairs[j][1]);
       }
-      const Lifeline line(static_cast<int>(i) + 1, 3, {pairs[i][1]});
-      // What this rank comes to know, by its exit status.
-      for (const auto until = Clock::now() + 20s; Clock::now() < until;) {
-        if (line.lost() == "rank 2 has died") _exit(2);
-        if (line.lost() == "rank 0 has died") _exit(3);
+      // What this rank comes to know, by its exit status; it ends in order.
+      auto line = std::make_unique<Lifeline>(static_cast<int>(i) + 1, 3, std::vector{pairs[i][1]});
+      int status = 1;
+      for (const auto until = Clock::now() + 20s; status == 1 && Clock::now() < until;) {
+        if (line->lost() == "rank 2 has died") status = 2;
         usleep(1000);
       }
-      _exit(1);
+      line.reset();
+      _exit(status);
     }
     for (const auto& pair : pairs) close(pair[1]);
     line_ = std::make_unique<Lifeline>(0, 3, std::vector<int>{pairs[0][0], pairs[1][0]});

@@ -408,7 +408,7 @@ TEST(MetalaAttention, RefusesWhatDoesNotFitByNamingTheArgument) {
   EXPECT_EQ(message([](Options& options, Inputs&) { options.temperature = 0; }),
             "metala_attention: temperature is 0; wanted a positive number");
   EXPECT_EQ(message([](Options&, Inputs& in) { in.q = in.q.cast(DType::bf16); }),
-            "metala_attention: q is bf16; wanted f32 or f64, or bf16 on a GPU");
+            "metala_attention: q is bf16; wanted f32 or f64, or bf16 or f16 on a GPU");
 
   Gradients to;
   to.k = Tensor::zeros(p.key_rows());
