@@ -32,9 +32,39 @@ struct Options {
   std::int64_t sequences = 2;
   std::int64_t repetitions = 5;
   std::string filter = ".";
+  bool compare = false;
   bool json = false;
   std::string device = "cpu";
 };
+
+// A peer's figures, as published with the machine they are of.
+struct Peer {
+  const char* weights;
+  double decode;  // tokens a second, one sequence
+  double share;   // of what its machine reads
+  double prompt;  // tokens a second, a prompt of 128
+};
+constexpr const char* peer_name =
+    "February 2025, a Llama of 374M, 2 cores of an AMD EPYC (Zen "
+    "3, AVX2) that read 28 "
+    "GB/s; prompts of 128 tokens";
+constexpr Peer peers[] = {{"f32", 18.6, 0.91, 156},
+                          {"bf16", 28.1, 0.68, 147},
+                          {"q8", 43.1, 0.56, 142},
+                          {"q4", 73.5, 0.50, 171}};
+
+// Null for a model of another size.
+const Peer* peer_of(const Config& c, const std::string& weights) {
+  const Config same = bench::config_374m();
+  if (c.width != same.width || c.layers != same.layers || c.glu_width != same.glu_width ||
+      c.vocab_size != same.vocab_size) {
+    return nullptr;
+  }
+  for (const Peer& peer : peers) {
+    if (weights == peer.weights) return &peer;
+  }
+  return nullptr;
+}
 
 std::string milliseconds(const bench::Samples& s) {
   return fmt::format("{:.3f} ms [{:.3f} {:.3f}] n={}", 1e3 * s.median(), 1e3 * s.least(),
@@ -50,14 +80,16 @@ class Report {
       copy_ = bench::copy_bytes_per_second(device);
       json_["device"] = device.text();
       json_["copy_bytes_per_second"] = copy_;
-      say(fmt::format(
-          "{}; medians [least most] of n; it copies 1 GiB at {:.2f} TB/s, read and written",
-          device.text(), copy_ / 1e12));
+      say(
+          fmt::format("{}; medians [least most] of n; it copies 1 GiB at "
+                      "{:.2f} TB/s, read and written",
+                      device.text(), copy_ / 1e12));
       return;
     }
     json_["threads"] = thread_count();
     say(
-        fmt::format("{} threads; medians [least most] of n; what the machine reads and multiplies "
+        fmt::format("{} threads; medians [least most] of n; what the machine "
+                    "reads and multiplies "
                     "was measured between the repetitions",
                     thread_count()));
   }
@@ -65,11 +97,12 @@ class Report {
   void decode(const bench::DecodeResult& r) {
     if (gpu_) {
       const double rate = r.bytes_with_state_per_second();
-      say(fmt::format(
-          "decode  {} batch {} context {}: {} a step, {:.1f} tok/s; weights and states pass at "
-          "{:.0f} GB/s = {:.0f}% of copying",
-          options_.weights, r.batch, r.context, milliseconds(r.step), r.tokens_per_second(),
-          rate / 1e9, 100 * rate / copy_));
+      say(
+          fmt::format("decode  {} batch {} context {}: {} a step, {:.1f} "
+                      "tok/s; weights and states pass at "
+                      "{:.0f} GB/s = {:.0f}% of copying",
+                      options_.weights, r.batch, r.context, milliseconds(r.step),
+                      r.tokens_per_second(), rate / 1e9, 100 * rate / copy_));
       json_["decode"].push_back({{"weights", options_.weights},
                                  {"batch", r.batch},
                                  {"context", r.context},
@@ -82,7 +115,8 @@ class Report {
     }
     const double share = r.bytes_per_second() / limits_.read_bytes_per_second();
     say(fmt::format(
-        "decode  {} batch {} context {}: {} a step, {:.1f} tok/s, {:.1f} GB/s of "
+        "decode  {} batch {} context {}: {} a step, {:.1f} tok/s, "
+        "{:.1f} GB/s of "
         "weights = {:.0f}% of the {:.1f} GB/s of only reading them",
         options_.weights, r.batch, r.context, milliseconds(r.step), r.tokens_per_second(),
         r.bytes_per_second() / 1e9, 100 * share, limits_.read_bytes_per_second() / 1e9));
@@ -101,11 +135,12 @@ class Report {
     const double mean = r.profiled.mean();
     const double rate = r.product_flops / r.product_seconds;
     if (gpu_) {
-      say(fmt::format(
-          "{:7} {} {} tokens: {} a pass, {:.0f} tok/s; {:.0f}% of the time in matrix products, "
-          "those at {:.0f} TFLOP/s (profiled part by part: {})",
-          name, options_.weights, r.tokens, milliseconds(r.pass), r.tokens_per_second(),
-          100 * r.product_seconds / mean, rate / 1e12, milliseconds(r.profiled)));
+      say(
+          fmt::format("{:7} {} {} tokens: {} a pass, {:.0f} tok/s; {:.0f}% of "
+                      "the time in matrix products, "
+                      "those at {:.0f} TFLOP/s (profiled part by part: {})",
+                      name, options_.weights, r.tokens, milliseconds(r.pass), r.tokens_per_second(),
+                      100 * r.product_seconds / mean, rate / 1e12, milliseconds(r.profiled)));
       json_[name].push_back({{"tokens", r.tokens},
                              {"weights", options_.weights},
                              {"seconds", r.pass.seconds},
@@ -115,19 +150,54 @@ class Report {
                              {"parts", said(r.shares)}});
       return;
     }
-    say(fmt::format(
-        "{:7} {} tokens: {} a pass, {:.0f} tok/s; {:.0f}% of the time in matrix "
-        "products, those at {:.0f}% of the sgemm peak of {:.0f} GFLOP/s",
-        name, r.tokens, milliseconds(r.pass), r.tokens_per_second(), 100 * r.product_seconds / mean,
-        100 * rate / limits_.sgemm_flops_per_second(), limits_.sgemm_flops_per_second() / 1e9));
+    say(
+        fmt::format("{:7} {} {} tokens: {} a pass, {:.0f} tok/s; {:.0f}% of the time in "
+                    "matrix "
+                    "products, those at {:.0f}% of the sgemm peak of {:.0f} GFLOP/s",
+                    name, options_.weights, r.tokens, milliseconds(r.pass), r.tokens_per_second(),
+                    100 * r.product_seconds / mean, 100 * rate / limits_.sgemm_flops_per_second(),
+                    limits_.sgemm_flops_per_second() / 1e9));
     json_[name].push_back(
         {{"tokens", r.tokens},
+         {"weights", options_.weights},
          {"seconds", r.pass.seconds},
          {"tokens_per_second", r.tokens_per_second()},
          {"sgemm_samples", limits_.sgemm_samples()},
          {"share_of_time_in_products", r.product_seconds / mean},
          {"products_share_of_sgemm_peak", rate / limits_.sgemm_flops_per_second()},
          {"parts", said(r.shares)}});
+  }
+
+  // Everything so far in one table, shares and a peer's figures side by side.
+  void compare() {
+    json_["peer"] = {{"llama.cpp", peer_name}};
+    say("");
+    say(fmt::format("{:25} {:>7}   {:36} {:>9}  {}", "tokens a second", "metala", "share",
+                    "llama.cpp", "share"));
+    std::map<std::string, double> alone;  // batch 1, tokens a second
+    for (const auto& r : json_["decode"]) {
+      const auto weights = r["weights"].get<std::string>();
+      const auto batch = r["batch"].get<std::int64_t>();
+      const double rate = r["tokens_per_second"].get<double>();
+      std::string share = fmt::format("{:.0f}% of reading {:.1f} GB/s",
+                                      100 * r["share_of_read_bandwidth"].get<double>(),
+                                      bench::median(r["read_samples"]) / 1e9);
+      if (batch == 1) alone[weights] = rate;
+      if (batch > 1) share = fmt::format("{:.1f} times batch 1", rate / alone[weights]);
+      row(fmt::format("decode {} batch {}", weights, batch), rate, share,
+          batch == 1 ? peer_of(options_.config, weights) : nullptr, &Peer::decode);
+    }
+    for (const auto& r : json_["prefill"]) {
+      const auto weights = r["weights"].get<std::string>();
+      const double share = r["share_of_time_in_products"].get<double>() *
+                           r["products_share_of_sgemm_peak"].get<double>();
+      row(fmt::format("prefill {} of {}", weights, r["tokens"].get<std::int64_t>()),
+          r["tokens_per_second"].get<double>(),
+          fmt::format("{:.0f}% of sgemm, {:.0f} GFLOP/s", 100 * share,
+                      bench::median(r["sgemm_samples"]) / 1e9),
+          peer_of(options_.config, weights), &Peer::prompt);
+    }
+    if (json_["peer"].size() > 1) say(fmt::format("llama.cpp: {}", peer_name));
   }
 
   void finish() const {
@@ -142,6 +212,17 @@ class Report {
       say(fmt::format("          {:24} {:5.1f}%", part, 100 * share));
     }
     return all;
+  }
+
+  void row(const std::string& what, double rate, const std::string& share, const Peer* peer,
+           double Peer::*figure) {
+    std::string theirs;
+    if (peer != nullptr) {
+      theirs = fmt::format("{:9.1f}", peer->*figure);
+      if (figure == &Peer::decode) theirs += fmt::format("  {:.0f}%", 100 * peer->share);
+      json_["peer"][what] = peer->*figure;
+    }
+    say(fmt::format("{:25} {:7.1f}   {:36} {}", what, rate, share, theirs));
   }
 
   void say(const std::string& line) const {
@@ -187,9 +268,8 @@ void run(Options& options) {
     return options.what == name || options.what == "all";
   };
   if (options.what == "ops") return run_ops(options);
-  const DType weights = weight_types().at(options.weights);
   bench::MachineLimits limits;
-  const bench::Place place = {open_device(options.device), weights};
+  bench::Place place = {open_device(options.device), DType::f32};
   Report report(options, place.device, limits);
   // What the CPU can do is measured beside what it does.
   const auto read = [&](const std::vector<Tensor>& tensors) {
@@ -198,20 +278,41 @@ void run(Options& options) {
   const auto multiply = [&] {
     if (place.device.is_cpu()) limits.multiply();
   };
-  if (wanted("decode")) {
-    const bench::DecodeBench decode(c, place);
+  const auto use = [&](const std::string& weights) {
+    options.weights = weights;
+    place.weights = weight_types().at(weights);
+  };
+  const auto decode = [&] {
+    const bench::DecodeBench model(c, place);
     for (const auto batch : options.batches) {
       for (const auto context : options.contexts) {
         limits.forget();
-        report.decode(decode.run(batch, context, options.steps, read));
+        report.decode(model.run(batch, context, options.steps, read));
       }
     }
-  }
-  if (wanted("prefill")) {
+  };
+  const auto prefill = [&] {
     limits.forget();
     report.compute("prefill",
                    bench::prefill(c, place, options.tokens, options.repetitions, multiply));
+  };
+  if (options.compare) {
+    require(place.device.is_cpu(), "bench: --compare is of CPUs; leave --device out");
+    options.batches = {1, 16};
+    for (const char* weights : {"f32", "bf16", "q8", "q4"}) {
+      use(weights);
+      decode();
+    }
+    for (const char* weights : {"f32", "q8"}) {
+      use(weights);
+      prefill();
+    }
+    report.compare();
+    return report.finish();
   }
+  use(options.weights);
+  if (wanted("decode")) decode();
+  if (wanted("prefill")) prefill();
   if (wanted("train")) {
     limits.forget();
     report.compute("train", bench::training_step(c, place, options.sequences, options.tokens,
@@ -225,10 +326,11 @@ void run(Options& options) {
 void add_bench(CLI::App& app) {
   auto options = std::make_shared<Options>();
   Options& o = *options;
-  CLI::App* command = app.add_subcommand(
-      "bench",
-      "Measure decoding, prefill, training steps and operators, as shares of what this machine "
-      "can read and multiply (measured in the same run); random weights");
+  CLI::App* command =
+      app.add_subcommand("bench",
+                         "Measure decoding, prefill, training steps and operators, as shares of "
+                         "what this machine "
+                         "can read and multiply (measured in the same run); random weights");
   command->add_option("what", o.what, "decode, prefill, train, ops or all (all but ops)")
       ->capture_default_str()
       ->check(CLI::IsMember({"decode", "prefill", "train", "ops", "all"}));
@@ -250,7 +352,8 @@ void add_bench(CLI::App& app) {
       ->check(positive());
   command
       ->add_option("--context", o.contexts,
-                   "decode: tokens read before the timed steps; several values make several rows")
+                   "decode: tokens read before the timed steps; several values "
+                   "make several rows")
       ->capture_default_str()
       ->check(not_negative());
   count("--steps", o.steps, "decode: timed steps");
@@ -260,6 +363,10 @@ void add_bench(CLI::App& app) {
   add_device(command, o.device);
   command->add_option("--filter", o.filter, "ops: run only those matching this expression")
       ->capture_default_str();
+  command->add_flag("--compare", o.compare,
+                    "Decoding with f32, bf16, q8 and q4 weights, 1 and 16 "
+                    "sequences, and prefill, in "
+                    "one table beside published figures of llama.cpp");
   command->add_flag("--json", o.json, "Print JSON, raw samples included");
   command->callback([options] { run(*options); });
 }

@@ -19,29 +19,10 @@
 
 #include "metala/base/profile.h"
 #include "metala/base/threads.h"
+#include "metala/ops/linear/linear_blocks_cpu.h"
 #include "metala/ops/linear/linear_cpu.h"
+#include "metala/ops/linear/linear_vnni_cpu.h"
 #include "metala/ops/linear/linear_weights-inl.h"
-
-namespace metala::linear::cpu {
-#ifndef METALA_LINEAR_BLOCKED_SIZES
-#define METALA_LINEAR_BLOCKED_SIZES
-
-// 64 KiB of widened weights and as much of sums: both stay in the second-level cache of a core.
-constexpr std::size_t block_rows = 64;    // of W
-constexpr std::size_t block_depth = 256;  // columns widened at a time; whole pairs of groups
-constexpr std::size_t block_lanes = 256;  // rows of x at a time
-
-// Rows of x in panels [count][words][lanes] of floats, or of pairs of 16-bit integers.
-struct Panels {
-  const std::int32_t* words;
-  std::size_t count, depth, lanes;
-  const std::int32_t* at(std::size_t panel, std::size_t k) const {
-    return words + (panel * depth + k) * lanes;
-  }
-};
-
-#endif
-}  // namespace metala::linear::cpu
 
 HWY_BEFORE_NAMESPACE();
 namespace metala::linear::cpu::HWY_NAMESPACE {
@@ -72,36 +53,6 @@ void lay_out(const std::int32_t* rows, std::size_t stride, std::size_t count, st
       hn::StoreU(hn::IfThenElseZero(mask, column), d, to + k * lanes + l);
     }
   }
-}
-
-HWY_INLINE std::size_t bytes_of_columns(DType type, std::size_t n) {
-  if (type == DType::q8) return n;
-  if (type == DType::q4) return n / 2;
-  return bytes_of(type, n);
-}
-
-// What a tile of rows of W will be made of next: fetched into the cache, a line at a time, while
-// this one is worked on.
-struct Ahead {
-  const std::byte* first = nullptr;
-  std::size_t row_bytes = 0;
-  std::size_t lines = 0;  // of 64 bytes, of each row
-  template <std::size_t rows>
-  HWY_INLINE void fetch(std::size_t i) const {
-    if (i < rows * lines) hwy::Prefetch(first + i % rows * row_bytes + i / rows * 64);
-  }
-};
-
-// After columns [k, k + block_depth) of the rows from r on come their next columns, and after the
-// last the first ones of the block of rows that follows.
-HWY_INLINE Ahead ahead_of(const WeightRows& w, std::size_t r, std::size_t k) {
-  const std::size_t scales = in_blocks(w.type) ? w.in / group * 2 : 0;
-  const bool last = k + block_depth >= w.in;
-  const std::size_t from = last ? 0 : k + block_depth;
-  const std::size_t depth = std::min(block_depth, w.in - from);
-  const std::size_t begin = last ? 0 : scales + bytes_of_columns(w.type, from);
-  const std::size_t end = scales + bytes_of_columns(w.type, from + depth);
-  return {w.row(r + (last ? block_rows : 0)) + begin, w.row_bytes, (end - begin + 63) / 64};
 }
 
 // sums[r][lane] (+)= sum_k w[r][k] x[k][lane] for a tile of rows.
@@ -151,7 +102,7 @@ template <std::size_t vectors>
 void float_sums(const WeightRows& w, const Panels& x, float* sums) {
   constexpr std::size_t rows = sums_in_registers / vectors;
   HWY_ALIGN float block[block_rows * block_depth];
-  if (w.count < block_rows) std::fill_n(block, block_rows * block_depth, 0.0f);  // whole tiles
+  fill_up<rows>(w.count, block_depth, block);
   const std::size_t stride = x.count * x.lanes;
   for (std::size_t k = 0; k < w.in; k += block_depth) {
     const std::size_t depth = std::min(block_depth, w.in - k);
@@ -250,10 +201,8 @@ void packed_sums(const WeightRows& w, const Panels& x, float* sums) {
   constexpr std::size_t groups = block_depth / group;
   HWY_ALIGN std::int16_t block[block_rows * block_depth];
   HWY_ALIGN float scales[block_rows * groups];
-  if (w.count < block_rows) {  // whole tiles
-    std::fill_n(block, block_rows * block_depth, std::int16_t{0});
-    std::fill_n(scales, block_rows * groups, 0.0f);
-  }
+  fill_up<rows>(w.count, block_depth, block);
+  fill_up<rows>(w.count, groups, scales);
   const std::size_t stride = x.count * x.lanes;
   for (std::size_t k = 0; k < w.in; k += block_depth) {
     const std::size_t depth = std::min(block_depth, w.in - k);
@@ -334,11 +283,12 @@ void forward_blocked(const Tensor& x, std::span<const Map> maps, bool accumulate
   if (any_in_floats(maps)) floats.emplace(x.raw(), x.stride(0), rows, in);
   if (any_in_blocks(maps)) {
     round = rounded(x);
-    integers.emplace(round.rows.data(), in / 2, rows, in / 2);
+    integers.emplace(round.rows.get(), in / 2, rows, in / 2);
   }
-  const std::vector<Chunk> chunks = shrinking_chunks(maps, block_rows);
+  const std::vector<Chunk> chunks = shrinking_chunks(maps, tile_rows);
   const auto with_floats = HWY_DYNAMIC_DISPATCH(block_of_floats);
-  const auto with_integers = HWY_DYNAMIC_DISPATCH(block_of_integers);
+  const auto with_integers =
+      vnni::available() ? vnni::block_of_integers : HWY_DYNAMIC_DISPATCH(block_of_integers);
   const auto work_on = [&](const Chunk& block) {
     const WeightRows w = block.weights();
     const Results results = block.results(accumulate);

@@ -5,10 +5,11 @@
 
 #include "metala/base/profile.h"
 #include "metala/base/threads.h"
+#include "metala/ops/linear/linear_vnni_cpu.h"
 
 namespace metala::linear::cpu {
 std::vector<Chunk> shrinking_chunks(std::span<const Map> maps, std::int64_t multiple) {
-  constexpr std::size_t least_bytes = std::size_t{32} << 10;
+  constexpr std::size_t least_bytes = std::size_t{64} << 10;
   std::size_t left = 0;
   for (const auto& map : maps) left += map.weight.bytes();
   const auto shares = static_cast<std::size_t>(2 * thread_count());
@@ -59,13 +60,27 @@ bool any_in_floats(std::span<const Map> maps) {
                      [](const Map& map) { return !in_blocks(map.weight.dtype()); });
 }
 
+namespace {
+
+bool any_of_type(std::span<const Map> maps, DType type) {
+  return std::any_of(maps.begin(), maps.end(),
+                     [&](const Map& map) { return map.weight.dtype() == type; });
+}
+
+}  // namespace
+
 void forward_streaming(const Tensor& x, std::span<const Map> maps, bool accumulate) {
   const profile::Scope scope("matrix products", flops_of(x, maps));
   const RoundedRows integers = any_in_blocks(maps) ? rounded(x) : RoundedRows();
+  const bool vnni = vnni::available() && any_of_type(maps, DType::q4);
+  const vnni::BytePlanes planes = vnni ? vnni::planes_of(integers) : vnni::BytePlanes();
   const std::vector<Chunk> chunks = shrinking_chunks(maps, 1);
   parallel_tasks(static_cast<std::int64_t>(chunks.size()), [&](std::int64_t i) {
     const Chunk& chunk = chunks[static_cast<std::size_t>(i)];
     const WeightRows weights = chunk.weights();
+    if (vnni && weights.type == DType::q4) {
+      return vnni::stream_q4(weights, planes, chunk.results(accumulate));
+    }
     if (in_blocks(weights.type)) {
       return stream_integers(weights, integers, chunk.results(accumulate));
     }

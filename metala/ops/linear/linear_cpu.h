@@ -1,6 +1,8 @@
 // The fast forms, picked by linear.cpp. Arguments are checked before they come here.
 #pragma once
 
+#include <hwy/aligned_allocator.h>
+
 #include <span>
 #include <vector>
 
@@ -62,10 +64,11 @@ struct Chunk {
 std::vector<Chunk> shrinking_chunks(std::span<const Map>, std::int64_t multiple);
 
 // x in 16-bit integers, x[n][i] = steps[n] rows[n][i], for W in blocks: its error, 2^-16 of a row's
-// largest element, is far below that of the weights. The step of a row that holds a NaN or an
-// infinity is NaN.
+// largest element, is far below that of the weights. They reach to 32639 = 127 * 257, so that each
+// is 256 times a signed byte and another. The step of a row that holds a NaN or an infinity is NaN.
 struct RoundedRows {
-  std::vector<std::int16_t> rows;
+  hwy::AlignedFreeUniquePtr<std::int16_t[]> rows;  // [steps.size(), width]; to whole cache lines
+  std::size_t width = 0;
   std::vector<float> steps;
 };
 RoundedRows rounded(const Tensor& x);

@@ -148,7 +148,7 @@ void stream_integers(const WeightRows& w, const std::int16_t* x, std::size_t row
 
 // x = step * to; returns step.
 float round_row(const float* x, std::size_t n, std::int16_t* to) {
-  constexpr float most = 32767;
+  constexpr float most = 32639;  // linear_cpu.h
   const Floats d;
   auto largest_of = hn::Zero(d), zero_of = hn::Zero(d);  // 0 * x is NaN for what is not finite
   const auto look = [&](auto v) {
@@ -185,18 +185,18 @@ HWY_EXPORT(round_row);
 
 void stream_integers(const WeightRows& w, const RoundedRows& x, const Results& results) {
   HWY_DYNAMIC_DISPATCH(stream_integers)
-  (w, x.rows.data(), x.steps.size(), x.steps.data(), results);
+  (w, x.rows.get(), x.steps.size(), x.steps.data(), results);
 }
 
 RoundedRows rounded(const Tensor& x) {
   const std::int64_t rows = x.size(0), n = x.size(1);
-  RoundedRows to{std::vector<std::int16_t>(static_cast<std::size_t>(rows * n)),
-                 std::vector<float>(static_cast<std::size_t>(rows))};
+  RoundedRows to{hwy::AllocateAligned<std::int16_t>(static_cast<std::size_t>(rows * n)),
+                 static_cast<std::size_t>(n), std::vector<float>(static_cast<std::size_t>(rows))};
   const auto round = HWY_DYNAMIC_DISPATCH(round_row);
   parallel_ranges(rows, 8, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t r = begin; r < end; ++r) {
       to.steps[static_cast<std::size_t>(r)] = round(
-          x.data<float>() + r * x.stride(0), static_cast<std::size_t>(n), to.rows.data() + r * n);
+          x.data<float>() + r * x.stride(0), static_cast<std::size_t>(n), to.rows.get() + r * n);
     }
   });
   return to;

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -9,6 +10,7 @@
 #include "metala/harness/compare.h"
 #include "metala/harness/gradient_check.h"
 #include "metala/harness/random_tensor.h"
+#include "metala/ops/linear/linear_vnni_cpu.h"
 
 namespace metala {
 namespace {
@@ -60,8 +62,23 @@ TEST(Linear, FastFormsAgreeWithTheReferenceForEveryWeightType) {
 // an output's error has the deviation 4 / 32767 / sqrt(12) of the outputs' own. Five of those.
 constexpr double bound_in_blocks = 6e-5;
 
-TEST(Linear, WeightsInBlocksAgreeWithTheReferenceOnWhatTheyStandFor) {
-  for (const std::int64_t rows : {1, 2, 4, 5, 16, 17, 40, 259}) {
+// With the instructions of this processor (one suite) and with those of every other (the other).
+class LinearInBlocks : public ::testing::TestWithParam<bool> {
+ protected:
+  void SetUp() override {
+    if (GetParam() && !before_) GTEST_SKIP() << "this processor has no AVX-512 VNNI";
+    linear::cpu::vnni::set_available(GetParam());
+  }
+  void TearDown() override { linear::cpu::vnni::set_available(before_); }
+
+ private:
+  bool before_ = linear::cpu::vnni::available();
+};
+
+INSTANTIATE_TEST_SUITE_P(Vnni, LinearInBlocks, ::testing::Bool());
+
+TEST_P(LinearInBlocks, AgreesWithTheReferenceOnWhatTheWeightsStandFor) {
+  for (const std::int64_t rows : {1, 2, 3, 4, 5, 16, 17, 40, 259}) {
     for (const std::int64_t in : {64, 192, 1024, 8256}) {
       for (const auto type : {DType::q8, DType::q4}) {
         const Tensor x = strided(random_normal({rows, in}, DType::f32, 1));
@@ -76,16 +93,37 @@ TEST(Linear, WeightsInBlocksAgreeWithTheReferenceOnWhatTheyStandFor) {
   }
 }
 
-TEST(Linear, WhatIsNotFiniteInXReachesOutputsOfWeightsInBlocks) {
-  const Tensor w = random_normal({3, 64}, DType::f32, 2).cast(DType::q8);
-  for (const double bad : {std::nan(""), HUGE_VAL, -HUGE_VAL}) {
-    const Tensor x = random_normal({2, 64}, DType::f32, 1);
-    x.data<float>()[70] = static_cast<float>(bad);
-    const Tensor y = Tensor::zeros({2, 3});
-    linear::forward(x, w, {}, y);
-    for (std::int64_t o = 0; o < 3; ++o) {
-      EXPECT_TRUE(std::isfinite(y.data<float>()[o]));
-      EXPECT_FALSE(std::isfinite(y.data<float>()[3 + o]));
+TEST_P(LinearInBlocks, WhatIsNotFiniteInXReachesItsOutputs) {
+  for (const auto type : {DType::q8, DType::q4}) {
+    const Tensor w = random_normal({3, 64}, DType::f32, 2).cast(type);
+    for (const double bad : {std::nan(""), HUGE_VAL, -HUGE_VAL}) {
+      const Tensor x = random_normal({2, 64}, DType::f32, 1);
+      x.data<float>()[70] = static_cast<float>(bad);
+      const Tensor y = Tensor::zeros({2, 3});
+      linear::forward(x, w, {}, y);
+      for (std::int64_t o = 0; o < 3; ++o) {
+        EXPECT_TRUE(std::isfinite(y.data<float>()[o]));
+        EXPECT_FALSE(std::isfinite(y.data<float>()[3 + o]));
+      }
+    }
+  }
+}
+
+// The largest integers on both sides, which any sum that is too narrow would wrap or cut.
+TEST_P(LinearInBlocks, TheLargestWeightsAndInputsDoNotOverflow) {
+  for (const std::int64_t rows : {1, 4, 16}) {
+    for (const auto type : {DType::q8, DType::q4}) {
+      for (const float sign : {1.0f, -1.0f}) {
+        const Tensor x = Tensor::uninitialized({rows, 128});
+        const Tensor w = Tensor::uninitialized({2, 128});
+        std::fill_n(x.data<float>(), x.count(), sign);
+        std::fill_n(w.data<float>(), w.count(), -1.0f);
+        const Tensor y = Tensor::zeros({rows, 2});
+        linear::forward(x, w.cast(type), {}, y);
+        for (std::int64_t i = 0; i < y.count(); ++i) {
+          EXPECT_NEAR(y.data<float>()[i], -128 * sign, 128 * 1e-3) << name_of(type);
+        }
+      }
     }
   }
 }
