@@ -1,6 +1,6 @@
 #include <gtest/gtest.h>
 
-#include <chrono>
+#include <ctime>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
@@ -157,11 +157,11 @@ TEST(Jinja, HostileTemplatesAreRefusedQuickly) {
       "{{ range(10 ** 6)|list }}",
   };
   for (const auto& source : sources) {
-    const auto start = std::chrono::steady_clock::now();
+    const std::clock_t start = std::clock();  // of the processor: a busy machine is slow by itself
     const std::string error = error_of(source, {{"no", false}});
-    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+    const double taken = static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
     EXPECT_TRUE(error.starts_with("line 1: ")) << source << " gave " << error.substr(0, 200);
-    EXPECT_LT(taken.count(), 20) << source;
+    EXPECT_LT(taken, 10) << source;
   }
 }
 

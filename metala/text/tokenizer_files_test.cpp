@@ -1,7 +1,7 @@
 // Which files are a folder's tokenizer, what they say beside ids, and files that bite.
 #include <gtest/gtest.h>
 
-#include <chrono>
+#include <ctime>
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
@@ -51,14 +51,14 @@ std::string byte_ranks(const std::string& more) {
 }
 
 std::string refusal(const std::string& folder) {
-  const auto start = std::chrono::steady_clock::now();
+  const std::clock_t start = std::clock();  // of the processor: a busy machine is slow by itself
   try {
     const auto tokenizer = open_tokenizer(folder);
     tokenizer->encode(std::string(100, 'a') + " b");
   } catch (const Error& error) {
     const std::string line = error.what();
     EXPECT_EQ(line.find('\n'), std::string::npos);
-    EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5)) << line;
+    EXPECT_LT(std::clock() - start, 5 * CLOCKS_PER_SEC) << line;
     return line;
   }
   return "accepted";
