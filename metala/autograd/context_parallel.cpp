@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "metala/autograd/context_parallel_cuda.h"
 #include "metala/base/profile.h"
 #include "metala/base/threads.h"
 #include "metala/ops/short_conv/short_conv.h"
@@ -15,12 +16,6 @@ template <class F>
 void with_type(const Tensor& t, F f) {
   if (t.dtype() == DType::f64) return f(double{});
   f(float{});
-}
-
-void require_cpu(const Variable& x) {
-  require(x.value().device().is_cpu(),
-          "context parallelism runs on CPUs; this model is on {}. Train with --context-ranks 1",
-          x.value().device().text());
 }
 
 // Calls f(row of x or dx, place in the state) for the last W tokens of each sequence: the state
@@ -36,6 +31,9 @@ void for_last_tokens(Offsets offsets, std::int64_t width, F f) {
 }
 
 void take_last_inputs(const Tensor& x, Offsets offsets, const Tensor& state) {
+  if constexpr (cuda_built) {
+    if (x.device().is_cuda()) return cuda::take_last_inputs(x, offsets, state);
+  }
   with_type(x, [&]<class T>(T) {
     for_last_tokens(offsets, state.size(2), [&](std::int64_t row, std::int64_t b, std::int64_t j) {
       const T* from = x.data<T>() + row * x.stride(0);
@@ -46,6 +44,9 @@ void take_last_inputs(const Tensor& x, Offsets offsets, const Tensor& state) {
 }
 
 void add_last_gradients(const Tensor& state, Offsets offsets, const Tensor& dx) {
+  if constexpr (cuda_built) {
+    if (dx.device().is_cuda()) return cuda::add_last_gradients(state, offsets, dx);
+  }
   with_type(dx, [&]<class T>(T) {
     for_last_tokens(offsets, state.size(2), [&](std::int64_t row, std::int64_t b, std::int64_t j) {
       const T* from = state.data<T>() + b * state.stride(0) + j;
@@ -57,6 +58,9 @@ void add_last_gradients(const Tensor& state, Offsets offsets, const Tensor& dx) 
 
 // state = decay state + addition; states [B, H, K, D], decay [B, H, K] in one piece.
 void pass_on(const Tensor& state, const Tensor& decay, const Tensor& addition) {
+  if constexpr (cuda_built) {
+    if (state.device().is_cuda()) return cuda::pass_on(state, decay, addition);
+  }
   const std::int64_t width = state.size(3);
   with_type(state, [&]<class T>(T) {
     parallel_ranges(decay.count(), 64, [&](std::int64_t begin, std::int64_t end) {
@@ -117,17 +121,17 @@ class Transitions {
 
 Variable short_conv(Tape& tape, Communicator& ranks, const Variable& x, const Variable& weight,
                     Offsets offsets) {
-  require_cpu(x);
   const profile::Scope scope("short conv");
   const Tensor& in = x.value();
   const Variable y = tape.intermediate(in.shape(), in.dtype());
   const Shape state = {batch_of(offsets), in.size(1), weight.value().size(1)};
+  const DType state_type = accumulation_type(in.dtype());
   const int rank = ranks.rank();
   const bool first = rank == 0, last = rank + 1 == ranks.size();
-  const Tensor before = first ? Tensor() : tape.arena().zeros(state, in.dtype());
+  const Tensor before = first ? Tensor() : tape.arena().zeros(state, state_type);
   {
     const ArenaScope sent(tape.arena());
-    const Tensor halo = last ? Tensor() : tape.arena().zeros(state, in.dtype());
+    const Tensor halo = last ? Tensor() : tape.arena().zeros(state, state_type);
     if (!last) take_last_inputs(in, offsets, halo);
     ranks.exchange(halo, rank + 1, before, rank - 1, "inputs of the convolution");
   }
@@ -137,10 +141,10 @@ Variable short_conv(Tape& tape, Communicator& ranks, const Variable& x, const Va
     const profile::Scope back("short conv, backward");
     const Tensor dx = x.gradient();
     const ArenaScope exchanged(*arena);
-    const Tensor dbefore = first ? Tensor() : arena->zeros(state, in.dtype());
+    const Tensor dbefore = first ? Tensor() : arena->zeros(state, state_type);
     short_conv::backward(y.gradient(), x.value(), weight.value(), offsets, before, {}, dx,
                          weight.gradient(), dbefore);
-    const Tensor dafter = last ? Tensor() : arena->zeros(state, in.dtype());
+    const Tensor dafter = last ? Tensor() : arena->zeros(state, state_type);
     ranks.exchange(dbefore, rank - 1, dafter, rank + 1, "gradients of the convolution's inputs");
     if (!last) add_last_gradients(dafter, offsets, dx);
   });
@@ -149,7 +153,6 @@ Variable short_conv(Tape& tape, Communicator& ranks, const Variable& x, const Va
 
 Variable metala_attention(Tape& tape, Communicator& ranks, const metala_attention::Options& options,
                           const functions::AttentionInputs& in, Offsets offsets) {
-  require_cpu(in.q);
   require(!options.bidirectional,
           "context parallelism: a bidirectional model has no state to pass");
   const profile::Scope scope("attention");
@@ -162,9 +165,10 @@ Variable metala_attention(Tape& tape, Communicator& ranks, const metala_attentio
       value_of(in.z), value_of(in.aug), value_of(in.fixed_decay), {}};
   const Shape state = {batch_of(offsets), options.heads, inputs.q.size(1) / options.heads,
                        v.size(1) / options.heads};
-  const Transitions transitions(tape.arena(), ranks, state, v.dtype());
+  const DType state_type = accumulation_type(v.dtype());
+  const Transitions transitions(tape.arena(), ranks, state, state_type);
   metala_attention::transition(options, inputs, offsets, transitions.added(ranks.rank()),
-                               transitions.decay(ranks.rank()));
+                               transitions.decay(ranks.rank()), o.value());
   transitions.gather();
   inputs.before = transitions.initial_state(tape.arena());
   metala_attention::forward(options, inputs, offsets, o.value(), mixed, {});
@@ -176,7 +180,7 @@ Variable metala_attention(Tape& tape, Communicator& ranks, const metala_attentio
         gradient_of(in.z), gradient_of(in.aug), gradient_of(in.fixed_decay), {}};
     const Tensor do_ = o.gradient();
     const ArenaScope exchanged(*arena);
-    const Tensor pulled = arena->zeros({ranks.size(), state.count()}, v.dtype());
+    const Tensor pulled = arena->zeros({ranks.size(), state.count()}, state_type);
     const Tensor mine = pulled.row(ranks.rank());
     metala_attention::Gradients only_before;
     only_before.before = mine.reshape(state);

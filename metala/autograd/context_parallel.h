@@ -15,7 +15,8 @@
 //
 // The forward and backward passes of the ops then run once, from the true state and gradient, so
 // the result is that of one rank up to rounding. All ranks call these with the same number of
-// sequences. A part shorter than W tokens must be followed by empty ones. CPU only.
+// sequences. A part shorter than W tokens must be followed by empty ones. On a GPU what passes between
+// ranks is f32, whatever the activations.
 #pragma once
 
 #include "metala/autograd/functions.h"

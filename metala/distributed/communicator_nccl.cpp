@@ -2,13 +2,17 @@
 
 #include <nccl.h>
 
+#include <algorithm>
 #include <atomic>
+#include <bit>
 #include <condition_variable>
 #include <cstdlib>
 #include <list>
+#include <map>
 #include <mutex>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "metala/base/error.h"
 #include "metala/device/cuda/cuda_device.h"
@@ -57,6 +61,57 @@ class Event {
 
  private:
   cudaEvent_t event_ = nullptr;
+};
+
+// The one stream of a device's operations, whichever groups they are of: in two streams the ranks
+// could start two groups' operations in different orders, and wait for each other.
+class Stream {
+ public:
+  Stream() {
+    cuda::check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
+  }
+  ~Stream() { cudaStreamDestroy(stream_); }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  cudaStream_t get() const { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+// Memory of the GPU for what lies on the CPU and must travel. It is lent again and never given back
+// before the end: freeing waits for all that the GPU does, and an operation may wait for a rank
+// that has died.
+class Staging : public std::enable_shared_from_this<Staging> {
+ public:
+  explicit Staging(Device device) : device_(device) {}
+
+  Tensor copy_of(const Tensor& t) {
+    const std::size_t bytes = std::bit_ceil(std::max<std::size_t>(t.bytes(), 256));
+    std::shared_ptr<void> memory;
+    {
+      const std::lock_guard lock(mutex_);
+      auto& free = free_[bytes];
+      if (!free.empty()) {
+        memory = std::move(free.back());
+        free.pop_back();
+      }
+    }
+    if (!memory) memory = memory_of(device_).allocate(bytes);
+    const std::shared_ptr<void> lent(memory.get(),
+                                     [staging = shared_from_this(), memory, bytes](void*) {
+                                       const std::lock_guard lock(staging->mutex_);
+                                       staging->free_[bytes].push_back(memory);
+                                     });
+    const Tensor there = Tensor::wrap(memory.get(), t.shape(), t.dtype(), lent, device_);
+    there.copy_from(t);
+    return there;
+  }
+
+ private:
+  const Device device_;
+  std::mutex mutex_;
+  std::map<std::size_t, std::vector<std::shared_ptr<void>>> free_;  // by size
 };
 
 // An operation on its way, and what must live until it has arrived.
@@ -108,10 +163,12 @@ class Watch {
   }
 
   void add(const std::shared_ptr<Flight>& flight) {
+    std::vector<std::shared_ptr<Flight>> landed;  // and what they held, given up by this thread
     {
       const std::lock_guard lock(mutex_);
       flight->deadline = Clock::now() + timeout_;
       flights_.push_back(flight);
+      landed.swap(landed_);
     }
     changed_.notify_all();
   }
@@ -126,6 +183,9 @@ class Watch {
  private:
   void run() {
     cudaSetDevice(device_.index);
+    // Its questions are no part of a graph that another thread may be recording.
+    cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+    cudaThreadExchangeStreamCaptureMode(&mode);
     std::unique_lock lock(mutex_);
     for (;;) {
       changed_.wait(lock, [&] { return stopping_ || (!flights_.empty() && !failed_); });
@@ -136,6 +196,8 @@ class Watch {
         const cudaError_t status = flight->done.query();
         if (status == cudaErrorNotReady && Clock::now() < flight->deadline) return false;
         if (status != cudaSuccess && failure.empty()) failure = describe(*flight, status);
+        // The watch frees no memory of the GPU: it would wait for what it is there to end.
+        landed_.push_back(flight);
         return true;
       });
       if (failure.empty() && !flights_.empty()) failure = broken_while(*flights_.front());
@@ -177,6 +239,7 @@ class Watch {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::list<std::shared_ptr<Flight>> flights_;
+  std::vector<std::shared_ptr<Flight>> landed_;
   std::string failure_;
   std::atomic<bool> failed_ = false;
   bool stopping_ = false;
@@ -222,20 +285,21 @@ class StagedOperation : public Operation {
 class NcclCommunicator : public Communicator {
  public:
   // `host` and `line` where there is MPI and where there is none.
-  NcclCommunicator(Device device, ncclComm_t group, std::shared_ptr<Communicator> host,
-                   std::shared_ptr<Lifeline> line, int rank, int size,
-                   std::chrono::milliseconds timeout)
+  NcclCommunicator(Device device, ncclComm_t group, std::shared_ptr<Stream> stream,
+                   std::shared_ptr<Communicator> host, std::shared_ptr<Lifeline> line, int rank,
+                   int size, std::chrono::milliseconds timeout)
       : device_(device),
         group_(group),
+        stream_of_all_(std::move(stream)),
+        stream_(stream_of_all_->get()),
         host_(std::move(host)),
         line_(std::move(line)),
+        staging_(std::make_shared<Staging>(device)),
         rank_(rank),
         size_(size),
         timeout_(timeout),
         compute_(cuda::stream(device)),
-        watch_(std::make_unique<Watch>(device, group, Others(line_, host_), timeout)) {
-    cuda::check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
-  }
+        watch_(std::make_unique<Watch>(device, group, Others(line_, host_), timeout)) {}
 
   ~NcclCommunicator() override {
     cudaSetDevice(device_.index);
@@ -243,7 +307,6 @@ class NcclCommunicator : public Communicator {
     if (!failed) cudaStreamSynchronize(stream_);
     watch_.reset();
     if (!failed) ncclCommDestroy(group_);
-    cudaStreamDestroy(stream_);
   }
 
   int rank() const override { return rank_; }
@@ -253,7 +316,7 @@ class NcclCommunicator : public Communicator {
     check_same("all-reduce", what, values);
     if (values.device().is_cpu()) {
       if (host_) return host_->start_all_reduce(values, what);
-      const Tensor copy = values.to(device_);
+      const Tensor copy = staging_->copy_of(values);
       return staged(start_all_reduce(copy, what), copy, values);
     }
     const std::string name = "all-reduce of " + what;
@@ -269,8 +332,8 @@ class NcclCommunicator : public Communicator {
     check_parts("reduce-scatter", what, from, into);
     if (from.device().is_cpu()) {
       if (host_) return host_->start_reduce_scatter(from, into, what);
-      const Tensor copy = into.to(device_);
-      return staged(start_reduce_scatter(from.to(device_), copy, what), copy, into);
+      const Tensor copy = staging_->copy_of(into);
+      return staged(start_reduce_scatter(staging_->copy_of(from), copy, what), copy, into);
     }
     const std::string name = "reduce-scatter of " + what;
     const ncclDataType_t type = type_of(from, name);
@@ -285,8 +348,8 @@ class NcclCommunicator : public Communicator {
     check_parts("all-gather", what, into, from);
     if (from.device().is_cpu()) {
       if (host_) return host_->start_all_gather(from, into, what);
-      const Tensor copy = into.to(device_);
-      return staged(start_all_gather(from.to(device_), copy, what), copy, into);
+      const Tensor copy = staging_->copy_of(into);
+      return staged(start_all_gather(staging_->copy_of(from), copy, what), copy, into);
     }
     return started("all-gather of " + what, {from, into}, [&] {
       return ncclAllGather(from.raw(), into.raw(), from.bytes(), ncclUint8, group_, stream_);
@@ -297,7 +360,7 @@ class NcclCommunicator : public Communicator {
     check_same("broadcast", what, values);
     if (values.device().is_cpu()) {
       if (host_) return host_->start_broadcast(values, root, what);
-      const Tensor copy = values.to(device_);
+      const Tensor copy = staging_->copy_of(values);
       return staged(start_broadcast(copy, root, what), copy, values);
     }
     return started("broadcast of " + what, {values}, [&] {
@@ -314,8 +377,8 @@ class NcclCommunicator : public Communicator {
     const bool on_cpu = (out.defined() ? out : in).device().is_cpu();
     if (on_cpu && host_) return host_->start_exchange(out, to, in, from, what);
     if (on_cpu && (out.defined() || in.defined())) {
-      const Tensor sent = out.defined() ? out.to(device_) : out;
-      const Tensor copy = in.defined() ? in.to(device_) : in;
+      const Tensor sent = out.defined() ? staging_->copy_of(out) : out;
+      const Tensor copy = in.defined() ? staging_->copy_of(in) : in;
       return staged(start_exchange(sent, to, copy, from, what), copy, in);
     }
     return started("exchange of " + what, {out, in}, [&] {
@@ -341,7 +404,8 @@ class NcclCommunicator : public Communicator {
     check_nccl(ncclCommCount(part, &size), "size of a group");
     std::shared_ptr<Communicator> host;
     if (host_) host = host_->split(number);
-    return std::make_unique<NcclCommunicator>(device_, part, host, line_, rank, size, timeout_);
+    return std::make_unique<NcclCommunicator>(device_, part, stream_of_all_, host, line_, rank,
+                                              size, timeout_);
   }
 
   std::string missing() override { return Others(line_, host_).missing(); }
@@ -377,12 +441,14 @@ class NcclCommunicator : public Communicator {
 
   const Device device_;
   const ncclComm_t group_;
+  const std::shared_ptr<Stream> stream_of_all_;
+  const cudaStream_t stream_;
   std::shared_ptr<Communicator> host_;
   std::shared_ptr<Lifeline> line_;
+  const std::shared_ptr<Staging> staging_;
   const int rank_, size_;
   const std::chrono::milliseconds timeout_;
   const cudaStream_t compute_;
-  cudaStream_t stream_ = nullptr;
   std::unique_ptr<Watch> watch_;
 };
 
@@ -394,8 +460,8 @@ std::unique_ptr<Communicator> joined(Device device, const ncclUniqueId& id,
   ncclComm_t group = nullptr;
   check_nccl(ncclCommInitRank(&group, size, id, rank),
              fmt::format("joining {} ranks on {}", size, device.text()));
-  return std::make_unique<NcclCommunicator>(device, group, std::move(host), std::move(line), rank,
-                                            size, timeout);
+  return std::make_unique<NcclCommunicator>(device, group, std::make_shared<Stream>(),
+                                            std::move(host), std::move(line), rank, size, timeout);
 }
 
 ncclUniqueId fresh_id(int rank) {

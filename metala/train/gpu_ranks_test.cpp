@@ -89,11 +89,13 @@ TEST_F(GpuRanks, NumbersOnTheCpuTravelToo) {
 TEST_F(GpuRanks, TrainingGivesTheLossesOfOneGpu) {
   const MqarTask task = harness::small_recall_task();
   const Config config = harness::small_recall_model();
-  const auto losses = [&](Communicator& ranks, DType type) {
+  const auto losses = [&](Communicator& ranks, DType type, int context = 1) {
     TrainerOptions options;
     options.device = gpu_;
     options.dtype = type;
-    options.accumulation = 4 / ranks.size();
+    options.context_ranks = context;
+    options.accumulation = 4 * context / ranks.size();
+    options.scaling.on = type == DType::f16;
     options.bucket_bytes = 16384;
     options.adamw.epsilon = 1e-5;
     options.schedule = {ScheduleKind::constant, 1e-3, 1e-3, 0, 100};
@@ -109,14 +111,19 @@ TEST_F(GpuRanks, TrainingGivesTheLossesOfOneGpu) {
     return all;
   };
   const auto one = alone();
-  for (const DType type : {DType::f32, DType::bf16}) {
-    const auto want = losses(*one, type), got = losses(*group_, type);
-    ASSERT_EQ(got.size(), want.size());
-    for (std::size_t i = 0; i < want.size(); ++i) {
-      const double bound = type == DType::f32 ? 1e-3 : 2e-2;
-      EXPECT_TRUE(std::abs(got[i] - want[i]) <= bound) << i << ": " << got[i] << ", " << want[i];
+  for (const DType type : {DType::f32, DType::bf16, DType::f16}) {
+    const auto want = losses(*one, type);
+    // Micro batches divided among ranks, and sequences.
+    for (const int context : {1, 2}) {
+      SCOPED_TRACE(fmt::format("{}, {} ranks a sequence", name_of(type), context));
+      const auto got = losses(*group_, type, context);
+      ASSERT_EQ(got.size(), want.size());
+      for (std::size_t i = 0; i < want.size(); ++i) {
+        const double bound = type == DType::f32 ? 1e-3 : 2e-2;
+        EXPECT_TRUE(std::abs(got[i] - want[i]) <= bound) << i << ": " << got[i] << ", " << want[i];
+      }
+      EXPECT_EQ(got, losses(*group_, type, context)) << "the same run gives the same bits";
     }
-    EXPECT_EQ(got, losses(*group_, type)) << "the same run gives the same bits";
   }
 }
 

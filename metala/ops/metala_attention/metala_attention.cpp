@@ -6,6 +6,7 @@
 #include "metala/ops/metala_attention/metala_attention_cpu.h"
 #include "metala/ops/metala_attention/metala_attention_cuda.h"
 #include "metala/ops/metala_attention/metala_attention_reference.h"
+#include "metala/ops/metala_attention/metala_attention_transition_cuda.h"
 
 namespace metala::metala_attention {
 namespace {
@@ -116,13 +117,18 @@ void forward(const Options& options, const Inputs& in, Offsets offsets, Tensor o
 }
 
 void transition(const Options& options, const Inputs& in, Offsets offsets, Tensor added,
-                Tensor decay) {
+                Tensor decay, Tensor room) {
   const Shapes s = check_inputs(options, in, offsets);
   check_tensor("metala_attention: added", added, s.state, s.wide);
   check_tensor("metala_attention: decay", decay, {s.state[0], s.state[1], s.state[2]}, s.wide);
   require(!options.bidirectional && !in.before.defined(),
           "metala_attention: a transition runs one way, from a state of zero");
-  require(in.q.device().is_cpu(), "metala_attention: transitions are computed on the CPU only");
+  if constexpr (cuda_built) {
+    if (in.q.device().is_cuda()) {
+      check_tensor("metala_attention: room", room, s.value_rows, s.type);
+      return cuda::transition(options, in, offsets, added, decay, room);
+    }
+  }
   if (s.type == DType::f64) {
     return reference::transition<double>(options, in, offsets, added, decay);
   }
@@ -155,6 +161,7 @@ void backward(const Options& options, const Inputs& in, Offsets offsets, const T
   check_states(options, in, offsets, states);
   if constexpr (cuda_built) {
     if (in.q.device().is_cuda()) {
+      if (cuda::backward_to_before(options, in, offsets, mixed, do_, dafter, to)) return;
       return cuda::backward(options, in, offsets, mixed, do_, dafter, to, states);
     }
   }

@@ -71,8 +71,10 @@ void forward(const Options&, const Inputs&, Offsets offsets, Tensor o, Tensor mi
 
 // How states pass through sequences: after = diag(decay) before + added.
 //   added [B, H, K, D]: the final states from states of zero     decay [B, H, K]: products of a
-// Of the inputs it reads u, fixed_decay, k and v; before must be absent. CPU only, one direction.
-void transition(const Options&, const Inputs&, Offsets offsets, Tensor added, Tensor decay);
+// Of the inputs it reads u, fixed_decay, k and v; before must be absent. One direction. A GPU needs
+// `room`, like v and lost afterwards.
+void transition(const Options&, const Inputs&, Offsets offsets, Tensor added, Tensor decay,
+                Tensor room = {});
 
 // do_ [N, H*D] and dafter [B, H, K, D] (may be absent) are the gradients of o and of the final
 // state; mixed and states are what the forward pass wrote. Where the gradient of `before` alone is
