@@ -27,7 +27,7 @@ class FusedStep {
   void advance(const std::int32_t* ids, bool some, State&) const;
 
  private:
-  void mix_tokens(const Block&, const std::int32_t* ids, const LayerState&) const;
+  void mix_tokens(const Block&, const std::int32_t* ids_of_some, const LayerState&) const;
   void mix_channels(const Block&) const;
 
   const LanguageModel& model_;

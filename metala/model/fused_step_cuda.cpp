@@ -74,7 +74,7 @@ FusedStep::FusedStep(const LanguageModel& model, std::int64_t batch) : model_(mo
 void FusedStep::advance(const std::int32_t* ids, bool some, State& state) const {
   kernels::embed(ids, model_.embedding().value(), model_.embedding_scale(), x_);
   for (std::size_t layer = 0; layer < model_.blocks().size(); ++layer) {
-    mix_tokens(model_.blocks()[layer], ids, state.layers()[layer]);
+    mix_tokens(model_.blocks()[layer], some ? ids : nullptr, state.layers()[layer]);
     mix_channels(model_.blocks()[layer]);
   }
   kernels::project(read(model_.final_norm(), {}, x_, y_, {}), std::array{model_.head().value()},
@@ -82,7 +82,7 @@ void FusedStep::advance(const std::int32_t* ids, bool some, State& state) const 
   if (some) kernels::copy_rows(ids, logits_, state.logits());
 }
 
-void FusedStep::mix_tokens(const Block& block, const std::int32_t* ids,
+void FusedStep::mix_tokens(const Block& block, const std::int32_t* ids_of_some,
                            const LayerState& state) const {
   const BlockWeights& w = block.weights();
   const kernels::Conv conv = {value_of(w.conv), state.conv};
@@ -101,7 +101,7 @@ void FusedStep::mix_tokens(const Block& block, const std::int32_t* ids,
   const metala_attention::Inputs in = {
       q, u, k, v, z, value_of(w.aug_balance), value_of(w.fixed_decay), state.recurrent};
   kernels::attention_step(attention_options(model_.config()), in, value_of(w.g_bias), conv, normed_,
-                          ids, o_);
+                          ids_of_some, o_);
   kernels::project_onto(o_, w.out_proj.value(), {}, x_);
 }
 

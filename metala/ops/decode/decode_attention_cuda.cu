@@ -37,7 +37,7 @@ __device__ __forceinline__ Gate gate_in_brief(float u, float inverse_temperature
 }
 
 struct Local {
-  const std::int32_t* ids;
+  const std::int32_t* ids;  // null: no sequence stands still
   const float* z_bias;
   Bf16* o;
   std::int64_t o_stride;
@@ -107,8 +107,9 @@ __global__ void __launch_bounds__(threads) step(Arguments<float> p, float* state
   const bool mine = thread < p.value_width;
   const int column = head * p.value_width + thread;
   const float z_bias = mine ? local.z_bias[column] : 0.0f;
+  const bool stands = local.ids != nullptr && local.ids[n] < 0;
   metala::cuda::await_previous();
-  if (local.ids[n] < 0) return;  // the sequence stands still
+  if (stands) return;
 
   // All that it waits for comes at once.
   const float* const v_row = p.v.row(n) + head * p.value_width;

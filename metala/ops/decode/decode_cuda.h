@@ -69,9 +69,10 @@ void project_gated(const Rows&, const Gated&, Tensor products, Tensor h);
 // x += y W^T + bias.
 void project_onto(const Tensor& y, const Tensor& weight, const Tensor& bias, Tensor x);
 
-// One token of metala_attention for each sequence whose id is not negative: q, u, k, v, z f32 [N,
-// ...] with any row stride; z_bias [H * D] is added to z; in.before is advanced in place; o [N, H *
-// D] bf16. D in a multiple of 4. Then `normed` moves into the convolution's inputs.
+// One token of metala_attention for each sequence, or, where there are ids, for each whose id is
+// not negative: q, u, k, v, z f32 [N, ...] with any row stride; z_bias [H * D] is added to z;
+// in.before is advanced in place; o [N, H * D] bf16. D in a multiple of 4. Then `normed` moves into
+// the convolution's inputs.
 void attention_step(const metala_attention::Options&, const metala_attention::Inputs& in,
                     const Tensor& z_bias, const Conv&, const Tensor& normed,
                     const std::int32_t* ids, Tensor o);
