@@ -26,8 +26,56 @@ std::string unescaped(std::string piece) {
   return piece;
 }
 
+// Takes a number of protocol buffers' wire format off the front; false where there is none.
+bool take_number(std::string_view& bytes, std::uint64_t& number) {
+  number = 0;
+  for (unsigned shift = 0; shift < 64 && !bytes.empty(); shift += 7) {
+    const auto byte = static_cast<unsigned char>(bytes.front());
+    bytes.remove_prefix(1);
+    number |= static_cast<std::uint64_t>(byte & 0x7F) << shift;
+    if (byte < 0x80) return true;
+  }
+  return false;
+}
+
+// Whether any field 1 of `message` that holds bytes is one that `holds`. What is no message ends
+// it: the library refuses that.
+template <class Holds>
+bool any_first_field(std::string_view message, Holds holds) {
+  std::uint64_t key = 0, size = 0;
+  while (take_number(message, key)) {
+    const auto type = key & 7;
+    if (type == 3 || type == 4) continue;  // a group's fields, as if they were the message's
+    if (type == 0) {
+      if (!take_number(message, size)) return false;
+      continue;
+    }
+    if (type == 1 || type == 5) {
+      size = type == 1 ? 8 : 4;
+    } else if (type != 2 || !take_number(message, size)) {
+      return false;
+    }
+    if (size > message.size()) return false;
+    const bool first = static_cast<std::uint32_t>(key) >> 3 == 1;
+    if (type == 2 && first && holds(message.substr(0, size))) return true;
+    message.remove_prefix(size);
+  }
+  return false;
+}
+
+// A null character in a piece, the first field of a model's first fields, makes the library end the
+// program.
+bool has_a_null_in_a_piece(const std::string& serialized) {
+  return any_first_field(serialized, [](std::string_view piece) {
+    return any_first_field(
+        piece, [](std::string_view text) { return text.find('\0') != std::string_view::npos; });
+  });
+}
+
 void load(sentencepiece::SentencePieceProcessor& processor, const std::string& serialized,
           const std::string& source) {
+  require(!has_a_null_in_a_piece(serialized),
+          "{}: a piece of the model holds a null character; it is damaged", source);
   const auto status = processor.LoadFromSerializedProto(serialized);
   require(status.ok() && processor.GetPieceSize() > 0,
           "{}: is not a SentencePiece model, or is damaged", source);

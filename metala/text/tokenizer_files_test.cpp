@@ -373,6 +373,13 @@ TEST(HostileTokenizerJson, PostProcessorsWithIdsOfNoTokenAreRefused) {
   EXPECT_PRED2(says, refusal_of_json(file), std::string("no id of a token"));
 }
 
+TEST(HostileSentencePiece, ANullCharacterInAPieceIsRefused) {
+  using namespace std::string_literals;
+  const TemporaryFolder folder;
+  folder.spill("tokenizer.model", "\x0a\x05\x0a\x03"s + "a\0b"s);
+  EXPECT_PRED2(says, refusal(folder.path()), std::string("null character"));
+}
+
 TEST(HostileTiktoken, RanksThatAreNoRanksAreRefused) {
   EXPECT_EQ(refusal_of_ranks(byte_ranks("YWI= 256\n")), "accepted");
   EXPECT_PRED2(says, refusal_of_ranks(byte_ranks("YWI= 10000000000\n")), std::string("line 257"));
