@@ -37,6 +37,11 @@ int window_for(const Curve& curve, int smooth, int width) {
 }
 
 void run(const Options& o) {
+  if (!o.output.empty() && !o.output.ends_with(".svg")) {
+    throw UsageError(fmt::format(
+        "{}: drawings are written as .svg; make another format of one, with rsvg-convert for PNG",
+        o.output));
+  }
   Plot plot;
   plot.x_label = "step";
   for (const auto& metric : o.metrics) {
