@@ -96,7 +96,7 @@ class Terminal {
 
 TEST(ChatAtATerminal, CommandsAnswerAndLinesAreRemembered) {
   Terminal chat("-n 3 --temperature 0", "C.UTF-8");
-  ASSERT_TRUE(chat.shows({"4.3M parameters", "> "}));
+  ASSERT_TRUE(chat.shows({"13.8M parameters", "> "}));
   chat.type("What is a kernel?\n");
   ASSERT_TRUE(chat.shows({"tokens read, ", " in all]", "> "}));
   chat.type("/regenerate\n");
