@@ -192,7 +192,7 @@ TEST(Training, TheLossFallsAndTheRunLeavesMetricsCurveAndAWholeModel) {
   EXPECT_NE(other.err.find("the run was started with steps 60, now 90"), std::string::npos);
   std::string deeper = train(run, "--steps 60 --resume --learning-rate 1e-2 --accumulation 2");
   deeper.replace(deeper.find("--layers 2"), 10, "--layers 3");
-  EXPECT_NE(metala(deeper).err.find("the run was started with layers 2, now 3"), std::string::npos);
+  EXPECT_NE(metala(deeper).err.find("its model has --layers 2, not 3"), std::string::npos);
 }
 
 class Generation : public testing::Test {

@@ -154,7 +154,6 @@ class Run {
     if (resumed) {
       check_same_model(resumed->config, o_.output);
       o_.config = resumed->config;
-      check_same_size();
       return Parameters(resumed->parameters);
     }
     if (!o_.init_from.empty()) {
@@ -313,20 +312,6 @@ class Run {
                   ? "an --accumulation that gives that many in a step over all ranks"
                   : "the same options");
     }
-  }
-
-  // A resumed model keeps its size; a flag that says another would have no effect.
-  void check_same_size() const {
-    const auto check = [&](const char* what, std::int64_t asked, std::int64_t has) {
-      require(asked == 0 || asked == has,
-              "{}: the run was started with {} {}, now {}; resume with the same options", o_.output,
-              what, has, asked);
-    };
-    if (o_.configured) return;
-    check("width", o_.width, o_.config.width);
-    check("layers", o_.layers, o_.config.layers);
-    check("heads", o_.heads, o_.config.heads);
-    check("glu-width", o_.glu_width, o_.config.glu_width);
   }
 
   // What must be the same on all ranks.
