@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <memory>
+#include <utility>
 
 #include "metala/cli/checks.h"
 #include "metala/device/open_device.h"
@@ -59,6 +60,10 @@ void run_on_ranks(const Launch& launch, const std::string& device_name,
     body(*world, device);
   } catch (const AgreedError& e) {
     if (launch.rank == 0) {
+      // The others leave the world together with this rank, at the program's end: a launcher that
+      // sees one fail kills the rest, and the line must be out by then.
+      static std::unique_ptr<Communicator> until_the_end;
+      until_the_end = std::move(world);
       if (e.misuse()) throw UsageError(e.what());
       throw Error(e.what());
     }
