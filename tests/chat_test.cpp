@@ -2,6 +2,7 @@
 #include <pty.h>
 #include <signal.h>
 #include <sys/select.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -37,13 +38,23 @@ class Terminal {
     if (program_ > 0) waitpid(program_, nullptr, 0);
   }
 
+  // Once the terminal is the line editor's: that prints its prompt a moment before, and a Ctrl-D in
+  // between would end a line of the terminal's own.
   void type(const std::string& text) {
+    termios mode = {};
+    const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(120);
+    while (tcgetattr(terminal_, &mode) == 0 && (mode.c_lflag & ICANON) != 0) {
+      ASSERT_LT(std::chrono::steady_clock::now(), until) << "the line editor does not come";
+      usleep(1000);
+    }
+    press(text);
+  }
+  void press(const std::string& keys) {  // at any time
     seen_.clear();
-    ASSERT_EQ(write(terminal_, text.data(), text.size()), static_cast<ssize_t>(text.size()));
+    ASSERT_EQ(write(terminal_, keys.data(), keys.size()), static_cast<ssize_t>(keys.size()));
   }
 
-  // Until these have come, one after the other, since what was typed last. Type only after a
-  // prompt: before it the terminal is not the line editor's yet.
+  // Until these have come, one after the other, since what was typed last.
   testing::AssertionResult shows(std::initializer_list<const char*> wanted,
                                  std::chrono::seconds patience = std::chrono::seconds(120)) {
     const auto until = std::chrono::steady_clock::now() + patience;
@@ -131,7 +142,7 @@ TEST(ChatAtATerminal, AnInterruptEndsAnAnswerAndNotTheProgram) {
   // At the prompt; one that comes before the program waits for a line changes nothing.
   bool asked_again = false;
   for (int i = 0; i < 50 && !asked_again; ++i) {
-    chat.type("\x03");
+    chat.press("\x03");
     asked_again = static_cast<bool>(chat.shows({"> "}, std::chrono::seconds(2)));
   }
   ASSERT_TRUE(asked_again);
@@ -139,7 +150,7 @@ TEST(ChatAtATerminal, AnInterruptEndsAnAnswerAndNotTheProgram) {
   ASSERT_TRUE(chat.shows({"repetition_penalty 0.2", "> "}));
   chat.type("Go on\n");
   ASSERT_TRUE(chat.shows({"Go on\r\n"}));
-  chat.type("\x03");
+  chat.press("\x03");
   ASSERT_TRUE(chat.shows({" in all]", "> "}));
   chat.type("/undo\n");
   ASSERT_TRUE(chat.shows({"took back: Go on", "> "}));
