@@ -14,14 +14,14 @@ demo: build
 	@tools/demo.sh $(build)/metala
 
 test: build
-	@OMP_WAIT_POLICY=passive ctest --preset release --parallel 2
+	@ctest --preset release --parallel 2
 
 # The tests under the address and undefined-behaviour sanitizers; their build takes many minutes.
 test-sanitized:
 	@tools/install_packages.sh
 	@[ -f build/sanitize/build.ninja ] || cmake --preset sanitize
 	@cmake --build --preset sanitize
-	@OMP_WAIT_POLICY=passive ctest --preset sanitize --parallel 2
+	@ctest --preset sanitize --parallel 2
 
 # Every reader of files against inputs that libFuzzer makes up, SECONDS each; needs clang.
 SECONDS ?= 300

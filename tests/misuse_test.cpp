@@ -48,7 +48,7 @@ TEST(Program, AMissingCommandIsMisuse) {
 TEST(Program, AValueOutOfRangeIsMisuse) {
   EXPECT_TRUE(refuses(metala("bench decode --batch 0"), 2, "--batch: is 0; wanted"));
   EXPECT_TRUE(refuses(metala("bench nothing"), 2, "what: nothing"));
-  EXPECT_TRUE(refuses(metala("plot run -o curve.png"), 2, "drawings are written as .svg"));
+  EXPECT_TRUE(refuses(metala("plot run -o curve.jpg"), 2, "drawings are written as .svg or .png"));
 }
 
 TEST(Program, HelpListsTheCommandsAndSucceeds) {

@@ -1,6 +1,10 @@
-// metala plot: the curves of training runs, on the terminal or as SVG.
+// metala plot: the curves of training runs, on the terminal, as SVG or as PNG.
 #include <fmt/format.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -36,11 +40,34 @@ int window_for(const Curve& curve, int smooth, int width) {
   return std::max(1, static_cast<int>(curve.points.size()) / width);
 }
 
+// By rsvg-convert (librsvg), at twice the drawing's size, on white.
+void write_png(const Plot& plot, const std::string& path) {
+  const std::string drawing = path + ".partial.svg", partial = path + ".partial";
+  write_svg(plot, drawing);
+  std::vector<std::string> words = {"rsvg-convert", "--zoom",   "2",     "--background-color",
+                                    "white",        "--output", partial, drawing};
+  std::vector<char*> arguments;
+  for (auto& word : words) arguments.push_back(word.data());
+  arguments.push_back(nullptr);
+  pid_t process = 0;
+  int status =
+      posix_spawnp(&process, arguments.front(), nullptr, nullptr, arguments.data(), environ);
+  const bool missing = status == ENOENT;
+  if (status == 0) waitpid(process, &status, 0);
+  fs::remove(drawing);
+  if (status != 0) fs::remove(partial);
+  require(!missing,
+          "{}: rsvg-convert makes the PNG, and it is not installed (Debian: librsvg2-bin); or name "
+          "an .svg file",
+          path);
+  require(status == 0, "{}: rsvg-convert could not make it", path);
+  fs::rename(partial, path);
+}
+
 void run(const Options& o) {
-  if (!o.output.empty() && !o.output.ends_with(".svg")) {
-    throw UsageError(fmt::format(
-        "{}: drawings are written as .svg; make another format of one, with rsvg-convert for PNG",
-        o.output));
+  const bool png = o.output.ends_with(".png");
+  if (!o.output.empty() && !png && !o.output.ends_with(".svg")) {
+    throw UsageError(fmt::format("{}: drawings are written as .svg or .png", o.output));
   }
   Plot plot;
   plot.x_label = "step";
@@ -62,6 +89,8 @@ void run(const Options& o) {
           o.runs.front(), fmt::join(o.metrics, ", "));
   if (o.output.empty()) {
     fmt::print("{}", text_plot(plot, o.width, o.height));
+  } else if (png) {
+    write_png(plot, o.output);
   } else {
     write_svg(plot, o.output);
   }
@@ -71,12 +100,13 @@ void run(const Options& o) {
 
 void add_plot(CLI::App& app) {
   auto o = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("plot", "Curves of training runs, here or as SVG");
+  CLI::App* command = app.add_subcommand("plot", "Curves of training runs, here, as SVG or as PNG");
   command->add_option("runs", o->runs, "Folders of runs, or metrics.jsonl files")->required();
   command
       ->add_option("--metric", o->metrics, "What to draw; repeatable; metrics.jsonl has the names")
       ->capture_default_str();
-  command->add_option("-o,--output", o->output, "An .svg file instead of the terminal");
+  command->add_option("-o,--output", o->output,
+                      "An .svg or .png file instead of the terminal (.png needs rsvg-convert)");
   command
       ->add_option("--smooth", o->smooth, "Points that each drawn one is the mean of; 0: as fits")
       ->check(CLI::Range(0, 1000000));
