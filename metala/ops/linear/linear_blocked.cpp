@@ -242,9 +242,10 @@ namespace {
 // Owns the words of panels.
 class LaidOut {
  public:
-  // Rows of `words` 32-bit words each.
-  LaidOut(const void* rows, std::int64_t stride, std::int64_t count, std::int64_t words) {
-    const auto width = static_cast<std::int64_t>(HWY_DYNAMIC_DISPATCH(vector_lanes)());
+  // Rows of `words` 32-bit words each; in panels of one vector of `width` lanes, or of two.
+  LaidOut(const void* rows, std::int64_t stride, std::int64_t count, std::int64_t words,
+          std::size_t width_of_vectors) {
+    const auto width = static_cast<std::int64_t>(width_of_vectors);
     const std::int64_t lanes = count <= width ? width : 2 * width;
     const std::int64_t panels = (count + lanes - 1) / lanes;
     words_ = Tensor::uninitialized({panels, words, lanes}, DType::i32);
@@ -278,17 +279,20 @@ void forward_blocked(const Tensor& x, std::span<const Map> maps, bool accumulate
   const std::int64_t rows = x.size(0), in = x.size(1);
   if (rows == 0) return;
   const profile::Scope scope("matrix products", flops_of(x, maps));
+  // Which instructions Highway has chosen says nothing of which this processor has beside them.
+  const bool by_vnni = vnni::available();
+  const std::size_t width = HWY_DYNAMIC_DISPATCH(vector_lanes)();
   std::optional<LaidOut> floats, integers;
   RoundedRows round;
-  if (any_in_floats(maps)) floats.emplace(x.raw(), x.stride(0), rows, in);
+  if (any_in_floats(maps)) floats.emplace(x.raw(), x.stride(0), rows, in, width);
   if (any_in_blocks(maps)) {
     round = rounded(x);
-    integers.emplace(round.rows.get(), in / 2, rows, in / 2);
+    integers.emplace(round.rows.get(), in / 2, rows, in / 2, by_vnni ? vnni::lanes : width);
   }
   const std::vector<Chunk> chunks = shrinking_chunks(maps, tile_rows);
   const auto with_floats = HWY_DYNAMIC_DISPATCH(block_of_floats);
   const auto with_integers =
-      vnni::available() ? vnni::block_of_integers : HWY_DYNAMIC_DISPATCH(block_of_integers);
+      by_vnni ? vnni::block_of_integers : HWY_DYNAMIC_DISPATCH(block_of_integers);
   const auto work_on = [&](const Chunk& block) {
     const WeightRows w = block.weights();
     const Results results = block.results(accumulate);

@@ -24,7 +24,7 @@ namespace {
 
 constexpr std::size_t group = quantized::group;
 constexpr std::size_t pair = quantized::multiple;
-constexpr std::size_t width = 16;  // lanes of 32 bits
+constexpr std::size_t width = lanes;  // of 32 bits, of a vector
 constexpr std::size_t groups_of_block = block_depth / group;
 constexpr std::size_t sums_in_registers = 16;
 

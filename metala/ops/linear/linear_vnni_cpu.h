@@ -23,6 +23,8 @@ BytePlanes planes_of(const RoundedRows& x);
 // As stream_integers, for q4 weights.
 void stream_q4(const WeightRows&, const BytePlanes& x, const Results&);
 
+// As its portable form, for panels of `lanes` lanes or twice as many.
+constexpr std::size_t lanes = 16;
 void block_of_integers(const WeightRows&, const Panels& x, float* sums);
 
 }  // namespace metala::linear::cpu::vnni
