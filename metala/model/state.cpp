@@ -29,14 +29,19 @@ Tensor take(const Tensor& from, const std::vector<std::int64_t>& rows) {
 State::State(const Config& config, std::int64_t batch, DType type, Device device) {
   require(!config.bidirectional, "state: a bidirectional model has no state");
   tokens_.assign(static_cast<std::size_t>(batch), 0);
+  // All layers of a kind in one block: a GPU takes its time to hand out each.
+  const std::int64_t rows = config.layers * batch;
+  const Tensor recurrent =
+      Tensor::zeros({rows, config.heads, config.key_width(), config.value_width()}, type, device);
+  Tensor conv;
+  if (config.short_conv_width > 0) {
+    conv = Tensor::zeros({rows, config.width, config.short_conv_width}, type, device);
+  }
   for (std::int64_t i = 0; i < config.layers; ++i) {
-    LayerState layer;
-    layer.recurrent = Tensor::zeros({batch, config.heads, config.key_width(), config.value_width()},
-                                    type, device);
-    if (config.short_conv_width > 0) {
-      layer.conv = Tensor::zeros({batch, config.width, config.short_conv_width}, type, device);
-    }
-    layers_.push_back(layer);
+    const auto of_layer = [&](const Tensor& all) {
+      return all.defined() ? all.rows(i * batch, (i + 1) * batch) : all;
+    };
+    layers_.push_back({of_layer(recurrent), of_layer(conv)});
   }
 }
 

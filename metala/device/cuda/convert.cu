@@ -33,6 +33,19 @@ __global__ void zero_rows(std::byte* to, std::size_t pitch, std::size_t width, s
   }
 }
 
+template <class T>
+__global__ void copy_rows(std::byte* to, std::size_t to_pitch, const std::byte* from,
+                          std::size_t from_pitch, std::size_t width, std::size_t count) {
+  const std::size_t step = static_cast<std::size_t>(gridDim.x) * blockDim.x;
+  for (std::size_t i = static_cast<std::size_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+       i < width * count; i += step) {
+    const std::size_t row = i / width;
+    const std::size_t column = i - row * width;
+    reinterpret_cast<T*>(to + row * to_pitch)[column] =
+        reinterpret_cast<const T*>(from + row * from_pitch)[column];
+  }
+}
+
 unsigned blocks_for(std::size_t items) {
   return static_cast<unsigned>(std::min<std::size_t>((items + 255) / 256, 8192));
 }
@@ -53,6 +66,28 @@ void zero(void* to, std::size_t pitch, std::size_t width, std::size_t count, cud
         <<<blocks_for(width * count), 256, 0, stream>>>(bytes, pitch, width, count);
   }
   check_launch("cuda: zeroing");
+}
+
+void copy(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
+          std::size_t width, std::size_t count, cudaStream_t stream) {
+  if (width == 0 || count == 0) return;
+  if (count == 1 || (to_pitch == width && from_pitch == width)) {
+    return check(cudaMemcpyAsync(to, from, width * count, cudaMemcpyDeviceToDevice, stream),
+                 "cuda: copying memory");
+  }
+  auto* const there = static_cast<std::byte*>(to);
+  const auto* const here = static_cast<const std::byte*>(from);
+  const auto addresses =
+      reinterpret_cast<std::uintptr_t>(to) | reinterpret_cast<std::uintptr_t>(from);
+  if ((addresses | to_pitch | from_pitch | width) % sizeof(uint4) == 0) {
+    const std::size_t units = width / sizeof(uint4);
+    copy_rows<uint4><<<blocks_for(units * count), 256, 0, stream>>>(there, to_pitch, here,
+                                                                    from_pitch, units, count);
+  } else {
+    copy_rows<unsigned char><<<blocks_for(width * count), 256, 0, stream>>>(
+        there, to_pitch, here, from_pitch, width, count);
+  }
+  check_launch("cuda: copying memory");
 }
 
 void convert(void* to, std::size_t to_pitch, DType to_type, const void* from,

@@ -1,4 +1,4 @@
-// Converting and zeroing numbers on the GPU, in `count` rows that are a pitch of bytes apart.
+// Copying, converting and zeroing numbers on the GPU, in `count` rows that are a pitch of bytes apart.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -16,6 +16,10 @@ void convert(void* to, std::size_t to_pitch, DType to_type, const void* from,
 
 // `width` bytes of each row become 0. cudaMemset2DAsync takes a microsecond for each row.
 void zero(void* to, std::size_t pitch, std::size_t width, std::size_t count, cudaStream_t);
+
+// `width` bytes of each row, on one GPU.
+void copy(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
+          std::size_t width, std::size_t count, cudaStream_t);
 
 // Some kernel of this build, to ask whether it has code for a GPU.
 const void* any_kernel();

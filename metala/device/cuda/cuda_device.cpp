@@ -37,6 +37,9 @@ class GpuMemory : public DeviceMemory {
             std::size_t count) override {
     if (rehearsing) return;
     check(cudaSetDevice(index_), "cuda");
+    if (to.device == from.device) {
+      return cuda::copy(to.data, to.pitch, from.data, from.pitch, width, count, stream_);
+    }
     check(cudaMemcpy2DAsync(to.data, to.pitch, from.data, from.pitch, width, count,
                             cudaMemcpyDefault, stream_),
           "cuda: copying memory");

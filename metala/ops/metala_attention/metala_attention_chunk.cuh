@@ -42,6 +42,15 @@ __device__ __forceinline__ std::int64_t chunk_place(const std::int64_t* offsets,
   return offsets[sequence] / chunk + sequence;
 }
 
+// What the first decay of a sequence's channel is of what it was counted as.
+__device__ __forceinline__ float first_uncounted(const Problem& p, std::int64_t sequence, int head,
+                                                 int key_width, int channel) {
+  const std::int64_t first = p.offsets[sequence];
+  if (first == p.offsets[sequence + 1]) return 1;
+  const Bf16 u = p.u[first * p.u_stride + head * key_width + channel];
+  return uncounted(metala::cuda::to_float(u), p.inverse_temperature);
+}
+
 // What a block works on: a head's slice of columns over a segment of a sequence, or a piece of one,
 // of `length` tokens.
 template <int key_width, int value_width>
@@ -452,9 +461,24 @@ struct Kernel {
       });
     } else if (p.after != nullptr && (backwards ? place.segment == 0 : place.last)) {
       float* to = p.after + place.sequence_head * key_width * value_width;
+      if constexpr (backwards) {
+        // Beside this gradient lies nothing that would hide what the first decay was not counted
+        // for.
+        __syncthreads();
+        if (static_cast<int>(threadIdx.x) < key_width) {
+          decay[threadIdx.x] = first_uncounted(p, place.sequence, place.head, key_width,
+                                               static_cast<int>(threadIdx.x));
+        }
+        __syncthreads();
+      }
       each_state([&](int at, const float* s) {
         float2& there = *reinterpret_cast<float2*>(to + at);
-        there = backwards ? make_float2(there.x + s[0], there.y + s[1]) : make_float2(s[0], s[1]);
+        if constexpr (backwards) {
+          const float passed = decay[at / value_width];
+          there = make_float2(fmaf(passed, s[0], there.x), fmaf(passed, s[1], there.y));
+        } else {
+          there = make_float2(s[0], s[1]);
+        }
       });
     }
   }

@@ -58,6 +58,12 @@ __device__ __forceinline__ BitGate bit_gate(float u, float inverse_temperature) 
   return {fminf(bits, most_bits), lose};
 }
 
+// What a decay is of 2^-bits: less than 1 only for one that costs more than most_bits.
+__device__ __forceinline__ float uncounted(float u, float inverse_temperature) {
+  const float keep = gate(u, inverse_temperature).keep;
+  return fminf(keep * exp2f(most_bits), 1.0f);
+}
+
 __device__ __forceinline__ float fast_sigmoid(float x) {
   return __fdividef(1.0f, 1.0f + exp2f_fast(-1.44269504f * x));
 }

@@ -1,14 +1,14 @@
-// What passes between parts of sequences that lie on different ranks: a part's transition, and on the
-// way back what it pulls of its initial state's gradient. Where the chunk form fits, both are what its
-// first pass finds of segments (metala_attention_chunk.cuh, totals), here of all of them, joined from
-// end to end.
+// What passes between parts of sequences that lie on different ranks: a part's transition, and on
+// the way back what it pulls of its initial state's gradient. Where the chunk form fits, both are
+// what its first pass finds of segments (metala_attention_chunk.cuh, totals), here of all of them,
+// joined from end to end.
 #include "metala/ops/metala_attention/metala_attention_transition_cuda.h"
 
 #include <algorithm>
 
+#include "metala/base/error.h"
 #include "metala/device/cuda/cuda_device.h"
 #include "metala/device/cuda/cuda_error.h"
-#include "metala/base/error.h"
 #include "metala/ops/metala_attention/metala_attention_arguments.cuh"
 #include "metala/ops/metala_attention/metala_attention_chunk.cuh"
 #include "metala/ops/metala_attention/metala_attention_chunk_cuda.h"
@@ -50,7 +50,14 @@ __global__ void __launch_bounds__(threads)
                  p.segment_states[at * of_states + row * value_width + e]);
     }
     float& to = state[row * value_width + e];
-    to = backwards ? to + sum : sum;
+    if (backwards) {
+      const int heads = p.heads;
+      to = fmaf(first_uncounted(p, blockIdx.x / heads, static_cast<int>(blockIdx.x) % heads,
+                                key_width, e / value_width),
+                sum, to);
+    } else {
+      to = sum;
+    }
   }
   if (decay == nullptr) return;
   for (int k = static_cast<int>(threadIdx.x); k < key_width; k += threads) {
@@ -89,8 +96,9 @@ void find_totals(Problem& p, Size size, float* state, float* decay, cudaStream_t
       p, static_cast<int>(size.key_width), static_cast<int>(size.value_width), state, decay);
 }
 
-// A warp for each sequence and 32 channels, in 8 stretches of tokens: decay [B, H * K] = the product of
-// the tokens' decays, in double, with what each loses rather than keeps where that is the smaller.
+// A warp for each sequence and 32 channels, in 8 stretches of tokens: decay [B, H * K] = the
+// product of the tokens' decays, in double, with what each loses rather than keeps where that is
+// the smaller.
 constexpr int stretches = threads / 32;
 
 template <class T>
