@@ -302,6 +302,10 @@ void Tensor::fill_zero() const {
   if (count() == 0) return;
   DeviceMemory& memory = memory_of(device_);
   if (contiguous()) return memory.zero({data_, bytes(), device_}, bytes(), 1);
+  if (rank() == 2) {
+    const auto pitch = bytes_of(dtype_, static_cast<std::size_t>(stride(0)));
+    return memory.zero({data_, pitch, device_}, width, static_cast<std::size_t>(size(0)));
+  }
   for_each_row(flat, *this, *this, [&](std::int64_t row, std::int64_t) {
     memory.zero({at(row), width, device_}, width, 1);
   });

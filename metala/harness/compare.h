@@ -5,6 +5,8 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <string>
@@ -43,6 +45,14 @@ inline double relative_difference(const Tensor& got, const Tensor& want) {
   return scale > 0 ? difference / scale : difference;
 }
 
+// With METALA_SHOW_ERRORS set, `close` also prints what it found beside its bound: how much room a
+// bound leaves shows only where it holds.
+inline void show_error(double difference, double bound) {
+  if (std::getenv("METALA_SHOW_ERRORS") == nullptr) return;
+  const auto* test = testing::UnitTest::GetInstance()->current_test_info();
+  std::printf("%s.%s: %.2e of %.2e\n", test->test_suite_name(), test->name(), difference, bound);
+}
+
 // Passes when every element of `got` is within bound * max|want| of `want`.
 inline testing::AssertionResult close(const Tensor& got, const Tensor& want, double bound) {
   if (got.shape() != want.shape()) {
@@ -52,6 +62,7 @@ inline testing::AssertionResult close(const Tensor& got, const Tensor& want, dou
   const auto g = values(got);
   const auto w = values(want);
   const double scale = std::max(largest(w), 1e-30);
+  show_error(relative_difference(got, want), bound);
   for (std::size_t i = 0; i < g.size(); ++i) {
     if (!(std::abs(g[i] - w[i]) <= bound * scale)) {
       return testing::AssertionFailure()
