@@ -292,14 +292,15 @@ Variable glu(Tape& tape, glu::Activation activation, const Variable& a, const Va
   return y;
 }
 
-Variable dropout(Tape& tape, const dropout::Mask& mask, const Variable& x) {
+Variable dropout(Tape& tape, const dropout::Mask& mask, const Variable& x,
+                 const dropout::Rows& rows) {
   const profile::Scope scope("dropout");
   const Variable y = tape.intermediate(x.value().shape(), x.value().dtype());
-  dropout::forward(mask, x.value(), y.value());
+  dropout::forward(mask, x.value(), y.value(), rows);
   if (tape.recording()) {
     tape.record([=] {
       const profile::Scope back("dropout, backward");
-      dropout::backward(mask, y.gradient(), x.gradient());
+      dropout::backward(mask, y.gradient(), x.gradient(), rows);
     });
   }
   return y;

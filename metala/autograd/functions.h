@@ -42,7 +42,7 @@ Variable add(Tape&, const Variable& residual, const Variable& x);
 
 Variable glu(Tape&, glu::Activation, const Variable& a, const Variable& b);
 
-Variable dropout(Tape&, const dropout::Mask&, const Variable& x);
+Variable dropout(Tape&, const dropout::Mask&, const Variable& x, const dropout::Rows& = {});
 
 // A state that goes into an op and one that comes out. Either may be absent. `after` is written
 // (and is intermediate or constant); it may share memory with `before` on a computing tape.

@@ -140,8 +140,8 @@ Variable Block::mix_tokens(Tape& tape, const Variable& x, Offsets offsets,
   if (!dropped) return functions::add_linear(tape, x, o, w_.out_proj, {}, sum.fate);
   const auto mask =
       dropout_mask(c.hidden_dropout, *training, static_cast<std::uint64_t>(layer_) + 1);
-  return functions::add(tape, x,
-                        functions::dropout(tape, mask, functions::linear(tape, o, w_.out_proj)));
+  const Variable mixed = functions::linear(tape, o, w_.out_proj);
+  return functions::add(tape, x, functions::dropout(tape, mask, mixed, {offsets, state.origins}));
 }
 
 Variable Block::mix_channels(Tape& tape, const Variable& x) const {

@@ -23,6 +23,7 @@ struct CarriedLayer {
   // The ranks that hold the parts of these sequences, if they lie on several: then states come from
   // the rank before (autograd/context_parallel.h), and those above must be absent.
   Communicator* context = nullptr;
+  Mirrored<std::int64_t> origins = {};  // [B], with a context: Batch's (language_model.h)
 };
 
 // What only training uses.

@@ -53,8 +53,9 @@ double LanguageModel::embedding_scale() const {
 Variable LanguageModel::hidden(Tape& tape, const Batch& given, const CarriedState& state,
                                const TrainingOptions* training) const {
   const Config& c = *config_;
-  const Batch batch = {mirrored(tape.arena(), given.ids), mirrored(tape.arena(), given.offsets),
-                       given.context};
+  const Batch batch = {
+      mirrored(tape.arena(), given.ids), mirrored(tape.arena(), given.offsets), given.context,
+      given.origins.empty() ? given.origins : mirrored(tape.arena(), given.origins)};
   check_offsets("model", batch.offsets, static_cast<std::int64_t>(batch.ids.size()));
   require(state.empty() || !c.bidirectional, "model: a bidirectional model has no state");
   require(state.empty() || batch.context == nullptr,
@@ -63,7 +64,8 @@ Variable LanguageModel::hidden(Tape& tape, const Batch& given, const CarriedStat
   Variable x = functions::embedding(tape, batch.ids, embedding_, embedding_scale(),
                                     freeze ? c.pad_token_id : -1);
   if (training != nullptr && c.embedding_dropout > 0) {
-    x = functions::dropout(tape, dropout_mask(c.embedding_dropout, *training, 0), x);
+    x = functions::dropout(tape, dropout_mask(c.embedding_dropout, *training, 0), x,
+                           {batch.offsets, batch.origins});
   }
   for (std::size_t layer = 0; layer < blocks_.size(); ++layer) {
     if (tape.recording() && training != nullptr && training->layer_done) {
@@ -71,6 +73,7 @@ Variable LanguageModel::hidden(Tape& tape, const Batch& given, const CarriedStat
     }
     CarriedLayer carried = state.empty() ? CarriedLayer() : state[layer];
     carried.context = batch.context;
+    carried.origins = batch.origins;
     // By value: a recomputed block runs again in the backward pass.
     const auto block = [&b = blocks_[layer], offsets = batch.offsets, carried, training](
                            Tape& on, const Variable& in) {

@@ -29,6 +29,9 @@ struct Batch {
   Ids ids;  // [N]
   Offsets offsets;
   Communicator* context = nullptr;  // ranks that hold the parts of these sequences, in order
+  // With a context, [B]: the places that the sequences' first tokens have in the batch of whole
+  // sequences, so that dropout draws for every token what it would draw there.
+  Mirrored<std::int64_t> origins = {};
 };
 
 using CarriedState = std::vector<CarriedLayer>;  // one for each layer, or empty: no state

@@ -31,13 +31,14 @@ LabelledBatch random_batch(const std::vector<std::int64_t>& lengths, const Confi
   return batch;
 }
 
-Pass run(const Config& config, DType type, const LabelledBatch& batch, Communicator* context) {
+Pass run(const Config& config, DType type, const LabelledBatch& batch, Communicator* context,
+         const TrainingOptions& training = {}) {
   Parameters parameters = lively_parameters(config, type);
   parameters.allocate_gradients();
   const LanguageModel model(config, parameters);
   Arena arena;
   Tape tape(arena, Tape::Mode::record);
-  const Variable hidden = model.hidden(tape, batch.batch(context));
+  const Variable hidden = model.hidden(tape, batch.batch(context), {}, &training);
   const Tensor sums = cross_entropy::zero_sums({});
   functions::cross_entropy(tape, hidden, model.head(), batch.labels, 0.1, sums);
   Pass pass;
@@ -52,15 +53,15 @@ Pass run(const Config& config, DType type, const LabelledBatch& batch, Communica
 
 // Where the part of `rank` of each sequence begins in the whole batch.
 void expect_same(const Config& config, DType type, const std::vector<std::int64_t>& lengths,
-                 double bound) {
+                 double bound, const TrainingOptions& training = {}) {
   const LabelledBatch whole = random_batch(lengths, config);
   const auto part_of = [&](std::int64_t rank) {
     return context_part(whole, rank, world().size(),
                         std::max<std::int64_t>(config.short_conv_width, 1));
   };
   const LabelledBatch part = part_of(world().rank());
-  const Pass want = run(config, type, whole, nullptr);
-  const Pass got = run(config, type, part, &world());
+  const Pass want = run(config, type, whole, nullptr, training);
+  const Pass got = run(config, type, part, &world(), training);
   for (std::size_t b = 0; b < lengths.size(); ++b) {
     std::int64_t begin = whole.offsets[b];
     for (int r = 0; r < world().rank(); ++r) {
@@ -96,6 +97,19 @@ TEST(ContextParallel, FastFormsToo) {
 
 TEST(ContextParallel, SequencesTooShortToCutAreWholeOnOneRank) {
   expect_same(small_config(), DType::f64, {3, 40, 0, 7, 1}, 1e-11);
+}
+
+TEST(ContextParallel, DropoutDropsWhatItDropsOfWholeSequences) {
+  Config config = small_config();
+  config.embedding_dropout = 0.3;
+  config.hidden_dropout = 0.4;
+  TrainingOptions training;
+  training.dropout_seed = 11;
+  training.step = 5;
+  for (const bool recompute : {false, true}) {
+    training.recompute_blocks = recompute;
+    expect_same(config, DType::f64, {61, 3, 0, 37}, 1e-11, training);
+  }
 }
 
 TEST(ContextParallel, LaterRanksNeverChangeEarlierOnes) {

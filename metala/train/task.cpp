@@ -17,6 +17,7 @@ LabelledBatch context_part(const LabelledBatch& whole, std::int64_t rank, std::i
     const auto append = [&](const std::vector<std::int32_t>& from, std::vector<std::int32_t>& to) {
       to.insert(to.end(), from.begin() + boundary(rank), from.begin() + boundary(rank + 1));
     };
+    part.origins.push_back(boundary(rank));
     append(whole.ids, part.ids);
     append(whole.labels, part.labels);
     part.offsets.push_back(static_cast<std::int64_t>(part.ids.size()));

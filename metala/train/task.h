@@ -14,8 +14,10 @@ struct LabelledBatch {
   std::vector<std::int32_t> labels;   // [N], -100 where there is nothing to learn
   std::vector<std::int64_t> offsets;  // B + 1
   std::int64_t bytes = 0;             // of text the labels stand for; 0 where that means nothing
+  // Of a context_part, [B]: where in the whole batch the part of each sequence begins.
+  std::vector<std::int64_t> origins = {};
 
-  Batch batch(Communicator* context = nullptr) const { return {ids, offsets, context}; }
+  Batch batch(Communicator* context = nullptr) const { return {ids, offsets, context, origins}; }
 };
 
 // Part `rank` of `ranks` of every sequence, cut as evenly as whole tokens go. Sequences too short

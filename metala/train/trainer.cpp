@@ -43,10 +43,6 @@ Trainer::Trainer(Communicator& ranks, const Config& config, const Parameters& pa
           ranks.size());
   groups_ = ranks.size() / context;
   group_ = ranks.rank() / context;
-  if (context == 1) return;
-  require(config.hidden_dropout == 0 && config.embedding_dropout == 0,
-          "train: dropout draws its masks for whole sequences; a model with dropout needs "
-          "--context-ranks 1");
 }
 
 Communicator* Trainer::context() {

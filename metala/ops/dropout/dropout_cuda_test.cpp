@@ -29,5 +29,18 @@ TEST_F(DropoutOnGpu, DropsWhatTheCpuDrops) {
   }
 }
 
+TEST_F(DropoutOnGpu, DropsOfPartsWhatTheCpuDrops) {
+  const dropout::Mask mask = {0.3, 7, 11};
+  const std::vector<std::int64_t> offsets = {0, 2, 2, 8, 9}, origins = {100, 3, 7, 1000};
+  const Tensor x = random_normal({9, 33}, DType::f32, 1);
+  const Tensor y = Tensor::zeros(x.shape(), DType::f32, gpu_), want = Tensor::zeros(x.shape());
+  dropout::forward(mask, x, want, {offsets, origins});
+  const Tensor o = there(Tensor::wrap(const_cast<std::int64_t*>(offsets.data()), {5}));
+  const Tensor p = there(Tensor::wrap(const_cast<std::int64_t*>(origins.data()), {4}));
+  dropout::forward(mask, there(x), y,
+                   {Offsets(offsets, o.data<std::int64_t>()), {origins, p.data<std::int64_t>()}});
+  EXPECT_TRUE(close(y.to({}), want, 1e-7));
+}
+
 }  // namespace
 }  // namespace metala

@@ -42,6 +42,29 @@ TEST(Dropout, TheMaskDependsOnSeedAndStreamOnlyAndTheGradientUsesIt) {
   EXPECT_TRUE(close(run({0.5, 1, 2}), y64, 1e-7));
 }
 
+TEST(Dropout, PartsOfAMatrixGetTheirPartsOfItsMask) {
+  // Sequences of 5, 0, 7 and 1 rows, of which parts are taken.
+  const Tensor x = random_normal({13, 30}, DType::f32, 1);
+  const Tensor whole = poisoned(x.shape(), DType::f32);
+  dropout::forward({0.5, 1, 2}, x, whole);
+  const std::vector<std::int64_t> offsets = {0, 2, 2, 5, 6}, origins = {3, 5, 8, 12};
+  const auto take = [&](const Tensor& from) {
+    const Tensor part = poisoned({6, 30}, DType::f32);
+    part.rows(0, 2).copy_from(from.rows(3, 5));
+    part.rows(2, 5).copy_from(from.rows(8, 11));
+    part.rows(5, 6).copy_from(from.rows(12, 13));
+    return part;
+  };
+  const Tensor part = poisoned({6, 30}, DType::f32);
+  dropout::forward({0.5, 1, 2}, strided(take(x)), part, {offsets, origins});
+  EXPECT_TRUE(same_bits(part, take(whole)));
+  const Tensor dpart = Tensor::zeros(part.shape());
+  dropout::backward({0.5, 1, 2}, take(x), dpart, {offsets, origins});
+  EXPECT_TRUE(same_bits(dpart, part));
+  const std::vector<std::int64_t> few = {3, 5, 8};
+  EXPECT_THROW(dropout::forward({0.5, 1, 2}, take(x), part, {offsets, few}), Error);
+}
+
 TEST(Dropout, AProbabilityOfOneIsRefused) {
   EXPECT_THROW(dropout::forward({1.0, 0, 0}, Tensor::zeros({1, 1}), Tensor::zeros({1, 1})), Error);
 }

@@ -11,6 +11,7 @@
 #include "metala/device/cuda/cuda_device.h"
 #include "metala/device/cuda/cuda_error.h"
 #include "metala/device/cuda/exponentials.cuh"
+#include "metala/device/cuda/ragged.cuh"
 #include "metala/device/cuda/vector.cuh"
 #include "metala/ops/short_conv/short_conv_cuda.h"
 
@@ -22,6 +23,7 @@ using metala::cuda::Floats;
 using metala::cuda::from_float;
 using metala::cuda::load;
 using metala::cuda::logistic;
+using metala::cuda::sequence_of;
 using metala::cuda::store;
 using metala::cuda::to_float;
 
@@ -46,22 +48,6 @@ struct Problem {
   float* after;
   int width;  // d
 };
-
-// The sequence that holds token t: the last whose offset is at most t.
-__device__ std::int64_t sequence_of(const std::int64_t* offsets, std::int64_t batch,
-                                    std::int64_t t) {
-  std::int64_t low = 0;
-  std::int64_t high = batch - 1;
-  while (low < high) {
-    const std::int64_t middle = (low + high + 1) / 2;
-    if (offsets[middle] <= t) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
-  }
-  return low;
-}
 
 // Input t of a sequence that starts at `start`; negative positions lie in the state.
 template <int W, class T>
