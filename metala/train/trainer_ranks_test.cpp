@@ -172,6 +172,15 @@ TEST(TrainerOnRanks, SequencesInPartsGiveWhatWholeOnesGive) {
   expect_close(train(world(), config, steps, recomputing), want);
 }
 
+TEST(TrainerOnRanks, DropoutIsThatOfOneRankHoweverTheWorkIsDivided) {
+  Config config = small_model(true);
+  config.embedding_dropout = 0.1;
+  config.hidden_dropout = 0.2;
+  const Curve want = train(*alone(), config, 20);
+  expect_close(train(world(), config, 20), want);
+  expect_close(train(world(), config, 20, options_with_context), want);
+}
+
 TEST(TrainerOnRanks, TheSameRunGivesTheSameBitsOnAllRanks) {
   const Config config = small_model(true);
   const Curve once = train(world(), config, 20);
@@ -271,6 +280,23 @@ TEST(TrainerOnRanks, AStateWithAHoleOrALiarIsRefused) {
   lying = state;
   lying["first_moment.lm_head.weight[5:9]"] = Tensor::zeros({3});
   EXPECT_NE(refusal(lying).find("has 3 elements"), std::string::npos);
+}
+
+TEST(ZeroOptimizerOnRanks, TheGlobalNormIsThatOfTheSumsOverRanks) {
+  const Parameters weights = fresh(small_model(false));
+  ZeroOptions options;
+  options.bucket_bytes = 4096;
+  ZeroOptimizer optimizer(world(), weights, options);
+  optimizer.zero_gradients();
+  for (const auto& [name, gradient] : optimizer.parameters().gradients()) {
+    std::fill_n(gradient.data<float>(), gradient.count(), static_cast<float>(world().rank() + 1));
+  }
+  optimizer.finish_gradients();
+  const Tensor norm = Tensor::zeros({1}, DType::f64);
+  optimizer.global_norm(norm);
+  const double each = world().size() * (world().size() + 1) / 2.0;
+  const double want = each * std::sqrt(static_cast<double>(weights.count()));
+  EXPECT_TRUE(std::abs(norm.data<double>()[0] - want) <= 1e-12 * want) << norm.data<double>()[0];
 }
 
 TEST(TrainerOnRanks, ALossThatIsNotFiniteIsReportedByAllWithStepAndTensor) {

@@ -157,6 +157,7 @@ ZeroOptimizer::ZeroOptimizer(Communicator& ranks, const Parameters& weights, Zer
   for (auto& bucket : buckets_) {
     fill(bucket, weights);
     add_slots(bucket);
+    summed_.push_back(bucket.summed);
     for (const auto& span : bucket.spans) {
       const std::int64_t end = span.begin + span.shape.count();
       values.emplace(span.name, bucket.working.rows(span.begin, end).reshape(span.shape));
@@ -294,17 +295,9 @@ void ZeroOptimizer::finish_gradients() {
 }
 
 void ZeroOptimizer::global_norm(const Tensor& norm) {
-  std::vector<Tensor> owned;
-  for (const auto& bucket : buckets_) owned.push_back(bucket.summed);
-  adamw::global_norm(owned, norm);
-  if (ranks_.alone()) return;
-  const Tensor squares = Tensor::zeros({1}, DType::f64);
-  double& square = *squares.data<double>();
-  square = norm.to({}).data<double>()[0];
-  square *= square;
-  ranks_.all_reduce(squares, "squared gradient norms");
-  square = std::sqrt(square);
-  norm.copy_from(squares.to(norm.device()));
+  adamw::sum_of_squares(summed_, norm);
+  ranks_.all_reduce(norm, "squared gradient norms");
+  adamw::square_root(norm);
 }
 
 void ZeroOptimizer::update(const adamw::Options& options, const Tensor& norm) {

@@ -51,7 +51,7 @@ class ZeroOptimizer {
   void layer_done(std::int64_t layer);
   // All gradients are final: the rest is sent, and everything has arrived.
   void finish_gradients();
-  // norm [1] f64, on the device: of the summed gradients, finite or not.
+  // norm [1] f64, on the device: of the summed gradients, finite or not. Nobody waits for a GPU.
   void global_norm(const Tensor& norm);
   // Changes nothing when the norm is not finite.
   void update(const adamw::Options&, const Tensor& norm);
@@ -95,6 +95,7 @@ class ZeroOptimizer {
   ZeroOptions options_;
   std::vector<Bucket> buckets_;
   std::vector<adamw::Slot> slots_;  // what this rank owns, bucket after bucket
+  std::vector<Tensor> summed_;      // the gradients of that, a tensor for each bucket
   Parameters parameters_;
 };
 

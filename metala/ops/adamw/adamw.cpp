@@ -67,7 +67,7 @@ void update_block(const Options& o, const Slot& slot, double gradient_scale, std
 }
 
 template <class T>
-double sum_of_squares(const Tensor& t, std::int64_t begin, std::int64_t end) {
+double squares_of_block(const Tensor& t, std::int64_t begin, std::int64_t end) {
   const T* x = t.data<T>();
   double sum = 0;
   for (std::int64_t i = begin; i < end; ++i) {
@@ -96,6 +96,13 @@ std::vector<Block> blocks_of(std::size_t tensors, Count count) {
 
 void check_norm(const Tensor& norm) {
   check_tensor("adamw: norm", norm, {1}, DType::f64);
+}
+
+void check_gradients(std::span<const Tensor> tensors) {
+  for (const auto& t : tensors) {
+    require(t.defined() && t.contiguous() && (t.dtype() == DType::f32 || t.dtype() == DType::f64),
+            "adamw: the norm is of contiguous f32 or f64 tensors");
+  }
 }
 
 }  // namespace
@@ -128,14 +135,11 @@ void update(const Options& options, std::span<const Slot> slots, const Tensor& n
                   });
 }
 
-void global_norm(std::span<const Tensor> tensors, Tensor norm) {
-  check_norm(norm);
-  for (const auto& t : tensors) {
-    require(t.defined() && t.contiguous() && (t.dtype() == DType::f32 || t.dtype() == DType::f64),
-            "adamw: the norm is of contiguous f32 or f64 tensors");
-  }
+void sum_of_squares(std::span<const Tensor> tensors, Tensor sum) {
+  check_norm(sum);
+  check_gradients(tensors);
   if constexpr (cuda_built) {
-    if (norm.device().is_cuda()) return cuda::global_norm(tensors, norm);
+    if (sum.device().is_cuda()) return cuda::sum_of_squares(tensors, sum);
   }
   const auto blocks = blocks_of(tensors.size(), [&](std::size_t i) { return tensors[i].count(); });
   std::vector<double> sums(blocks.size());
@@ -145,13 +149,26 @@ void global_norm(std::span<const Tensor> tensors, Tensor norm) {
                       const auto at = static_cast<std::size_t>(i);
                       const Tensor& t = tensors[blocks[at].tensor];
                       sums[at] = t.dtype() == DType::f64
-                                     ? sum_of_squares<double>(t, blocks[at].begin, blocks[at].end)
-                                     : sum_of_squares<float>(t, blocks[at].begin, blocks[at].end);
+                                     ? squares_of_block<double>(t, blocks[at].begin, blocks[at].end)
+                                     : squares_of_block<float>(t, blocks[at].begin, blocks[at].end);
                     }
                   });
   double total = 0;
   for (const double s : sums) total += s;
-  norm.data<double>()[0] = std::sqrt(total);
+  sum.data<double>()[0] = total;
+}
+
+void square_root(Tensor sum) {
+  check_norm(sum);
+  if constexpr (cuda_built) {
+    if (sum.device().is_cuda()) return cuda::square_root(sum);
+  }
+  sum.data<double>()[0] = std::sqrt(sum.data<double>()[0]);
+}
+
+void global_norm(std::span<const Tensor> tensors, Tensor norm) {
+  sum_of_squares(tensors, norm);
+  square_root(norm);
 }
 
 double global_norm(std::span<const Tensor> tensors) {

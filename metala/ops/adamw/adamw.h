@@ -45,4 +45,9 @@ void update(const Options&, std::span<const Slot>, const Tensor& norm);
 void global_norm(std::span<const Tensor>, Tensor norm);
 double global_norm(std::span<const Tensor>);  // waits for the device
 
+// Its two halves, where other ranks hold some of the gradients: sum [1] f64 becomes the sum of
+// squares, and, once the ranks' sums have been added, its own square root.
+void sum_of_squares(std::span<const Tensor>, Tensor sum);
+void square_root(Tensor sum);
+
 }  // namespace metala::adamw

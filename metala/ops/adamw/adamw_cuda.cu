@@ -64,7 +64,8 @@ __device__ __forceinline__ void store_pair(const Entry& e, std::int64_t i, float
     *reinterpret_cast<__nv_bfloat162*>(static_cast<Bf16*>(e.working) + i) =
         __floats2bfloat162_rn(first, second);
   } else {
-    *reinterpret_cast<__half2*>(static_cast<F16*>(e.working) + i) = __floats2half2_rn(first, second);
+    *reinterpret_cast<__half2*>(static_cast<F16*>(e.working) + i) =
+        __floats2half2_rn(first, second);
   }
 }
 
@@ -143,11 +144,15 @@ __global__ void __launch_bounds__(threads)
 }
 
 __global__ void __launch_bounds__(threads)
-    root_of_sum(const double* sums, std::int64_t count, double* norm) {
+    add_in_order(const double* sums, std::int64_t count, double* all) {
   double own = 0;
   for (std::int64_t i = threadIdx.x; i < count; i += threads) own += sums[i];
   const double total = sum_over_block(own);
-  if (threadIdx.x == 0) *norm = sqrt(total);
+  if (threadIdx.x == 0) *all = total;
+}
+
+__global__ void take_root(double* sum) {
+  *sum = sqrt(*sum);
 }
 
 // Calls launch(table, parts) for tables that hold all `count` entries.
@@ -209,15 +214,15 @@ void update(const Options& o, std::span<const Slot> slots, const Tensor& norm) {
   metala::cuda::check_launch("adamw");
 }
 
-void global_norm(std::span<const Tensor> tensors, const Tensor& norm) {
-  const auto stream = metala::cuda::enter("adamw", {&norm});
+void sum_of_squares(std::span<const Tensor> tensors, const Tensor& sum) {
+  const auto stream = metala::cuda::enter("adamw", {&sum});
   std::int64_t parts = 0;
   for (const Tensor& t : tensors) {
-    metala::cuda::enter("adamw", {&norm, &t});
+    metala::cuda::enter("adamw", {&sum, &t});
     parts += (t.count() + part_elements - 1) / part_elements;
   }
   auto* sums = static_cast<double*>(
-      metala::cuda::workspace(norm.device(), static_cast<std::size_t>(parts) * sizeof(double)));
+      metala::cuda::workspace(sum.device(), static_cast<std::size_t>(parts) * sizeof(double)));
   std::int64_t done = 0;
   in_tables(
       tensors.size(),
@@ -231,8 +236,14 @@ void global_norm(std::span<const Tensor> tensors, const Tensor& norm) {
         square_parts<<<own, threads, 0, stream>>>(table, sums + done);
         done += own;
       });
-  root_of_sum<<<1, threads, 0, stream>>>(sums, parts, static_cast<double*>(norm.raw()));
-  metala::cuda::check_launch("adamw, global norm");
+  add_in_order<<<1, threads, 0, stream>>>(sums, parts, static_cast<double*>(sum.raw()));
+  metala::cuda::check_launch("adamw, sum of squares");
+}
+
+void square_root(const Tensor& sum) {
+  const auto stream = metala::cuda::enter("adamw", {&sum});
+  take_root<<<1, 1, 0, stream>>>(static_cast<double*>(sum.raw()));
+  metala::cuda::check_launch("adamw, square root");
 }
 
 }  // namespace metala::adamw::cuda

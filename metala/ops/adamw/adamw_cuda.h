@@ -6,6 +6,7 @@
 namespace metala::adamw::cuda {
 
 void update(const Options&, std::span<const Slot>, const Tensor& norm);
-void global_norm(std::span<const Tensor>, const Tensor& norm);
+void sum_of_squares(std::span<const Tensor>, const Tensor& sum);
+void square_root(const Tensor& sum);
 
 }  // namespace metala::adamw::cuda

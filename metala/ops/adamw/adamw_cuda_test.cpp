@@ -39,6 +39,13 @@ TEST_F(AdamWOnGpu, UpdatesAsTheCpuDoes) {
   adamw::global_norm(gradients_there, norm);
   adamw::global_norm(gradients, norm_here);
   EXPECT_NEAR(norm.to({}).data<double>()[0], norm_here.data<double>()[0], 1e-9);
+  // The same in halves.
+  const Tensor sum = Tensor::zeros({1}, DType::f64, gpu_);
+  adamw::sum_of_squares(gradients_there, sum);
+  const double squares = sum.to({}).data<double>()[0];
+  adamw::square_root(sum);
+  EXPECT_TRUE(same_bits(sum.to({}), norm.to({})));
+  EXPECT_NEAR(std::sqrt(squares), norm_here.data<double>()[0], 1e-9);
   for (std::int64_t step = 1; step <= 3; ++step) {
     const adamw::Options options = {1e-2, 0.9, 0.95, 1e-8, 0.1, 1, step};
     adamw::update(options, there_slots, norm);

@@ -100,6 +100,13 @@ TEST(AdamW, TheGlobalNormIsThatOfAllTensorsAndNeedsNoLuckWithThreads) {
   EXPECT_EQ(adamw::global_norm(tensors), one);
   set_thread_count(threads);
   EXPECT_NEAR(one, want, 1e-9 * want);
+  // In halves, as when two ranks hold a tensor each.
+  const Tensor sum = Tensor::zeros({1}, DType::f64), other = Tensor::zeros({1}, DType::f64);
+  adamw::sum_of_squares({&tensors[0], 1}, sum);
+  adamw::sum_of_squares({&tensors[1], 1}, other);
+  sum.data<double>()[0] += other.data<double>()[0];
+  adamw::square_root(sum);
+  EXPECT_NEAR(sum.data<double>()[0], want, 1e-9 * want);
   tensors[0].data<float>()[1234] = std::numeric_limits<float>::quiet_NaN();
   EXPECT_TRUE(std::isnan(adamw::global_norm(tensors)));
 }
