@@ -41,6 +41,41 @@ TEST(Data, TextIsPreparedShownMeasuredSplitAndMerged) {
   EXPECT_NE(metala("data stats " + all).out.find("median 23"), std::string::npos);
 }
 
+TEST(Data, IdsAndLabelsArePreparedShownSplitAndLearned) {
+  const Folder folder;
+  std::string lines;
+  for (int d = 0; d < 40; ++d) {
+    lines += R"({"ids": [10, 11, 12, 13], "labels": [-100, 12, 13, -100]})";
+    lines += "\n";
+  }
+  spill(folder / "a.jsonl", lines);
+  const std::string all = folder / "all";
+  ASSERT_EQ(metala("data prepare -o " + all + " " + (folder / "a.jsonl")).status, 0);
+  EXPECT_EQ(metala("data show --ids " + all).out, "10 11 12 13 2\n");
+  EXPECT_EQ(metala("data show --labels " + all).out, "-100 -100 12 13 -100\n");
+  EXPECT_EQ(nlohmann::json::parse(metala("data stats --json " + all).out)["labelled tokens"], 80);
+  ASSERT_EQ(metala("data split " + all + " --split 1,1").status, 0);
+  EXPECT_EQ(metala("data show --labels " + all + "_valid").out, "-100 -100 12 13 -100\n");
+  const Outcome trained = metala("train " + all +
+                                 " --preset nano --sequence-length 8 --steps 2"
+                                 " --validation-share 0.2 --output " +
+                                 (folder / "run"));
+  EXPECT_EQ(trained.status, 0) << trained.err;
+  EXPECT_NE(trained.err.find("training on 160 tokens by their labels"), std::string::npos)
+      << trained.err;
+
+  spill(folder / "text.jsonl", corpus(3));
+  ASSERT_EQ(metala("data prepare -o " + (folder / "text") + " " + (folder / "text.jsonl")).status,
+            0);
+  EXPECT_TRUE(refuses(metala("data show --labels " + (folder / "text")), 1, "without labels"));
+  EXPECT_TRUE(
+      refuses(metala("data merge -o " + (folder / "m") + " " + all + " " + (folder / "text")), 1,
+              "blend them in training"));
+  EXPECT_TRUE(refuses(metala("data prepare --tokenizer sentencepiece -o " + (folder / "s") + " " +
+                             (folder / "a.jsonl")),
+                      1, "no text"));
+}
+
 TEST(Data, StandardInputIsReadAndFoldersAreWalked) {
   const Folder folder;
   spill(folder / "a.jsonl", corpus(5));

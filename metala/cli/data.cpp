@@ -24,7 +24,7 @@ namespace {
 struct ShowOptions {
   std::string dataset, tokenizer;
   std::int64_t document = 0, count = 1, tokens = 200;
-  bool ids = false;
+  bool ids = false, labels = false;
 };
 
 std::unique_ptr<Tokenizer> tokenizer_of(const TokenDataset& set, const std::string& named) {
@@ -35,6 +35,9 @@ std::unique_ptr<Tokenizer> tokenizer_of(const TokenDataset& set, const std::stri
 
 void show(const ShowOptions& o) {
   const TokenDataset set = TokenDataset::open(o.dataset);
+  const auto labels = o.labels ? labels_of(set) : std::nullopt;
+  require(!o.labels || labels, "{}: was prepared without labels", set.prefix());
+  if (labels) check_labels(set, *labels);
   const auto tokenizer = o.ids ? nullptr : tokenizer_of(set, o.tokenizer);
   require(o.document < set.documents(), "{}: has {} documents; wanted one below that, not {}",
           set.prefix(), set.documents(), o.document);
@@ -44,6 +47,11 @@ void show(const ShowOptions& o) {
     fmt::print(stderr, "document {}, {} tokens\n", d, ids.size());
     if (static_cast<std::int64_t>(ids.size()) > o.tokens) {
       ids.resize(static_cast<std::size_t>(o.tokens));
+    }
+    if (labels) {
+      labels->read_labels(d, 0, ids);
+      fmt::print("{}\n", fmt::join(ids, " "));
+      continue;
     }
     if (tokenizer == nullptr) {
       fmt::print("{}\n", fmt::join(ids, " "));
@@ -56,10 +64,12 @@ void show(const ShowOptions& o) {
 void stats(const std::string& named, std::int64_t sequence_length, bool as_json) {
   const TokenDataset set = TokenDataset::open(named);
   const auto info = read_dataset_info(set.prefix());
-  const auto s = dataset_statistics(set, info ? info->end_id : -1);
+  const auto labels = labels_of(set);
+  const auto s = dataset_statistics(set, info ? info->end_id : -1, labels ? &*labels : nullptr);
   nlohmann::ordered_json j;
   j["documents"] = s.documents;
   j["tokens"] = s.tokens;
+  if (labels) j["labelled tokens"] = s.labelled;
   j["type"] = name_of(set.index().type());
   j["tokens a document"] = {{"least", s.shortest},
                             {"median", s.median},
@@ -129,7 +139,11 @@ void add_data_show(CLI::App& data) {
       ->check(positive());
   command->add_option("--tokenizer", o->tokenizer,
                       "Where to take a tokenizer from; default: the one kept with the dataset");
-  command->add_flag("--ids", o->ids, "Ids instead of text");
+  CLI::Option* ids = command->add_flag("--ids", o->ids, "Ids instead of text");
+  command
+      ->add_flag("--labels", o->labels,
+                 "Instead of the tokens, what is to be predicted of each; -100: nothing")
+      ->excludes(ids);
   command->callback([o] { show(*o); });
 }
 

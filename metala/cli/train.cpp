@@ -131,9 +131,10 @@ class Run {
     if (data.test.size() > 0) test_task_ = data.test_task(c, groups());
     training_tokens_ = data.training.tokens();
     if (speaks()) {
-      fmt::print(
-          stderr, "training on {} tokens, {} times; validating on {} samples, testing on {}\n",
-          training_tokens_, data.training.epochs(), data.validation.size(), data.test.size());
+      fmt::print(stderr,
+                 "training on {} tokens{}, {} times; validating on {} samples, testing on {}\n",
+                 training_tokens_, data.training.labelled() ? " by their labels" : "",
+                 data.training.epochs(), data.validation.size(), data.test.size());
     }
     tokenizer_ = std::move(data.tokenizer);
     if (!o_.configured) {
@@ -326,7 +327,8 @@ class Run {
     return {{"configuration", options.dump() + config_json(o_.config, "float32")},
             {"list of tensors", tensors},
             {"first training batch",
-             fmt::format("{} {}", fmt::join(first.ids, " "), fmt::join(first.offsets, " "))}};
+             fmt::format("{} {} {}", fmt::join(first.ids, " "), fmt::join(first.labels, " "),
+                         fmt::join(first.offsets, " "))}};
   }
 
   void announce(const Trainer& trainer) const {

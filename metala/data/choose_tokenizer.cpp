@@ -22,7 +22,7 @@ std::vector<std::string> sample_texts(const std::vector<std::string>& inputs,
     for_each_document(
         block, options,
         [&](Document d) {
-          if (index++ % stride == 0) texts.push_back(std::move(d.text));
+          if (index++ % stride == 0 && !d.text.empty()) texts.push_back(std::move(d.text));
         },
         [](Malformed, const std::string&) {});  // whoever prepares the text reports them
   }

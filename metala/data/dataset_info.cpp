@@ -29,6 +29,10 @@ std::string tokenizer_folder(const std::string& prefix) {
   return prefix + ".tokenizer";
 }
 
+std::string labels_prefix(const std::string& prefix) {
+  return prefix + "_labels";
+}
+
 std::optional<DatasetInfo> read_dataset_info(const std::string& prefix) {
   const std::string path = prefix + ".json";
   if (!std::filesystem::exists(path)) return std::nullopt;
@@ -45,6 +49,9 @@ std::optional<DatasetInfo> read_dataset_info(const std::string& prefix) {
   const auto tokenizer = json.value("tokenizer", nlohmann::json());
   require(tokenizer.is_string(), "{}: tokenizer is not a string", path);
   info.tokenizer = tokenizer.get<std::string>();
+  const auto labels = json.value("labels", nlohmann::json(false));
+  require(labels.is_boolean(), "{}: labels is neither true nor false", path);
+  info.labels = labels.get<bool>();
   return info;
 }
 
@@ -56,6 +63,7 @@ void write_dataset_info(const std::string& prefix, const DatasetInfo& info) {
   json["vocabulary"] = info.vocabulary;
   json["end_id"] = info.end_id;
   json["tokenizer"] = info.tokenizer;
+  if (info.labels) json["labels"] = true;
   write_file_atomically(prefix + ".json", json.dump(2) + "\n");
 }
 

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <utility>
 
 #include "metala/base/error.h"
 #include "metala/data/dataset_info.h"
@@ -42,25 +43,71 @@ void refuse_existing(const std::string& prefix) {
           prefix);
 }
 
-// Appends documents [first, last) of a dataset to a writer.
-void append(const TokenDataset& from, std::int64_t first, std::int64_t last, TokenWriter& into,
-            const std::function<void(std::int64_t)>& progress) {
-  const TokenIndex& index = from.index();
-  const auto documents = index.documents();
-  std::int64_t document = 0;  // as the index groups sequences; its border follows `sequence`
-  while (document < documents && index.first_sequence(document + 1) <= first) ++document;
-  for (std::int64_t sequence = first; sequence < last; ++sequence) {
-    while (document < documents && index.first_sequence(document + 1) <= sequence) ++document;
-    const bool ends = index.first_sequence(document + 1) == sequence + 1 || sequence + 1 == last;
-    into.add(from.read(sequence), ends);
-    if (progress) progress(1);
-  }
+// What one dataset is made of.
+struct Source {
+  TokenDataset tokens;
+  std::optional<TokenDataset> labels;
+};
+
+Source open_source(const std::string& named) {
+  TokenDataset tokens = TokenDataset::open(named);
+  std::optional<TokenDataset> labels = labels_of(tokens);
+  if (labels) check_labels(tokens, *labels);
+  return {std::move(tokens), std::move(labels)};
 }
 
-TokenType widest(const std::vector<TokenDataset>& sets) {
-  TokenType type = sets.front().index().type();
+// Writes tokens, and labels beside them; removes what it began unless it was finished.
+class Output {
+ public:
+  Output(const std::string& prefix, TokenType type, bool labelled) : tokens_(prefix, type) {
+    if (labelled) labels_.emplace(labels_prefix(prefix), TokenType::i32);
+  }
+  ~Output() {
+    if (finished_) return;
+    tokens_.discard();
+    if (labels_) labels_->discard();
+  }
+  Output(const Output&) = delete;
+  Output& operator=(const Output&) = delete;
+
+  std::int64_t tokens() const { return tokens_.position().tokens; }
+
+  // Documents [first, last).
+  void append(const Source& from, std::int64_t first, std::int64_t last,
+              const std::function<void(std::int64_t)>& progress = {}) {
+    const TokenIndex& index = from.tokens.index();
+    const auto documents = index.documents();
+    std::int64_t document = 0;  // as the index groups sequences; its border follows `sequence`
+    while (document < documents && index.first_sequence(document + 1) <= first) ++document;
+    std::vector<std::int32_t> labels;
+    for (std::int64_t sequence = first; sequence < last; ++sequence) {
+      while (document < documents && index.first_sequence(document + 1) <= sequence) ++document;
+      const bool ends = index.first_sequence(document + 1) == sequence + 1 || sequence + 1 == last;
+      tokens_.add(from.tokens.read(sequence), ends);
+      if (labels_) {
+        labels.resize(static_cast<std::size_t>(from.labels->length(sequence)));
+        from.labels->read_labels(sequence, 0, labels);
+        labels_->add(labels, ends);
+      }
+      if (progress) progress(1);
+    }
+  }
+
+  void finish() {
+    tokens_.finish(labels_ ? &*labels_ : nullptr);
+    finished_ = true;
+  }
+
+ private:
+  TokenWriter tokens_;
+  std::optional<TokenWriter> labels_;
+  bool finished_ = false;
+};
+
+TokenType widest(const std::vector<Source>& sets) {
+  TokenType type = sets.front().tokens.index().type();
   for (const auto& set : sets) {
-    const TokenType other = set.index().type();
+    const TokenType other = set.tokens.index().type();
     if (size_of(other) > size_of(type)) type = other;
     if (size_of(other) == size_of(type) && other != type) type = TokenType::i32;
   }
@@ -68,9 +115,9 @@ TokenType widest(const std::vector<TokenDataset>& sets) {
 }
 
 // What holds for all datasets together, if each says it.
-std::optional<DatasetInfo> joined_info(const std::vector<TokenDataset>& sets) {
+std::optional<DatasetInfo> joined_info(const std::vector<Source>& sets) {
   std::optional<DatasetInfo> all;
-  for (const auto& set : sets) {
+  for (const auto& [set, labels] : sets) {
     const auto info = read_dataset_info(set.prefix());
     if (!info) return std::nullopt;
     if (!all) {
@@ -80,8 +127,8 @@ std::optional<DatasetInfo> joined_info(const std::vector<TokenDataset>& sets) {
     require(info->vocabulary == all->vocabulary && info->end_id == all->end_id,
             "{}: was prepared with {} (end {}), {} with {} (end {}); only datasets of one "
             "tokenizer can be merged",
-            set.prefix(), info->tokenizer, info->end_id, sets.front().prefix(), all->tokenizer,
-            all->end_id);
+            set.prefix(), info->tokenizer, info->end_id, sets.front().tokens.prefix(),
+            all->tokenizer, all->end_id);
     all->documents += info->documents;
     all->tokens += info->tokens;
     all->text_bytes += info->text_bytes;
@@ -89,75 +136,93 @@ std::optional<DatasetInfo> joined_info(const std::vector<TokenDataset>& sets) {
   return all;
 }
 
+// How many of a document's tokens are to be learned. `scratch` is room for its labels.
+std::int64_t count_labels(const TokenDataset* labels, std::int64_t document, std::int32_t tokens,
+                          std::vector<std::int32_t>& scratch) {
+  if (labels == nullptr) return tokens;
+  scratch.resize(static_cast<std::size_t>(tokens));
+  labels->read_labels(document, 0, scratch);
+  return std::count_if(scratch.begin(), scratch.end(), [](std::int32_t l) { return l >= 0; });
+}
+
 }  // namespace
+
+std::optional<TokenDataset> labels_of(const TokenDataset& tokens) {
+  const auto info = read_dataset_info(tokens.prefix());
+  if (!info || !info->labels) return std::nullopt;
+  return TokenDataset::open(labels_prefix(tokens.prefix()));
+}
 
 void merge_datasets(const std::vector<std::string>& from, const std::string& prefix,
                     const std::function<void(std::int64_t documents)>& progress) {
   require(!from.empty(), "nothing to merge");
   refuse_existing(prefix);
-  std::vector<TokenDataset> sets;
-  for (const auto& name : from) sets.push_back(TokenDataset::open(name));
-  const auto tokenizer = tokenizer_files(sets.front().prefix());
+  std::vector<Source> sets;
+  for (const auto& name : from) sets.push_back(open_source(name));
+  const TokenDataset& first = sets.front().tokens;
+  const bool labelled = sets.front().labels.has_value();
+  const auto tokenizer = tokenizer_files(first.prefix());
   for (const auto& set : sets) {
-    require(tokenizer_files(set.prefix()) == tokenizer,
+    require(tokenizer_files(set.tokens.prefix()) == tokenizer,
             "{}: its tokenizer is not that of {}; prepare both with the same --tokenizer",
-            set.prefix(), sets.front().prefix());
+            set.tokens.prefix(), first.prefix());
+    require(set.labels.has_value() == labelled,
+            "{}: has {}labels, {} has {}; blend them in training instead", set.tokens.prefix(),
+            labelled ? "no " : "", first.prefix(), labelled ? "some" : "none");
   }
+  if (labelled) refuse_existing(labels_prefix(prefix));
   const auto info = joined_info(sets);
-  TokenWriter writer(prefix, widest(sets));
-  try {
-    for (const auto& set : sets) append(set, 0, set.documents(), writer, progress);
-    if (info) write_dataset_info(prefix, *info);
-    write_tokenizer(prefix, tokenizer);
-    writer.finish();
-  } catch (...) {
-    writer.discard();
-    throw;
-  }
+  Output output(prefix, widest(sets), labelled);
+  for (const auto& set : sets) output.append(set, 0, set.tokens.documents(), progress);
+  if (info) write_dataset_info(prefix, *info);
+  write_tokenizer(prefix, tokenizer);
+  output.finish();
 }
 
 std::array<std::int64_t, 3> split_dataset(const std::string& from, const std::string& split,
                                           const std::string& prefix) {
-  const TokenDataset set = TokenDataset::open(from);
-  const auto borders = split_documents(split, set.documents());
-  const auto info = read_dataset_info(set.prefix());
-  const auto tokenizer = tokenizer_files(set.prefix());
+  const Source set = open_source(from);
+  const bool labelled = set.labels.has_value();
+  const auto borders = split_documents(split, set.tokens.documents());
+  const auto info = read_dataset_info(set.tokens.prefix());
+  const auto tokenizer = tokenizer_files(set.tokens.prefix());
   const std::array<std::string, 3> names = {prefix + "_train", prefix + "_valid", prefix + "_test"};
-  for (const auto& name : names) refuse_existing(name);
+  for (const auto& name : names) {
+    refuse_existing(name);
+    if (labelled) refuse_existing(labels_prefix(name));
+  }
   std::array<std::int64_t, 3> counts{};
   for (std::size_t part = 0; part < 3; ++part) {
     counts[part] = borders[part + 1] - borders[part];
     if (counts[part] <= 0) continue;
-    TokenWriter writer(names[part], set.index().type());
-    try {
-      append(set, borders[part], borders[part + 1], writer, {});
-      if (info) {
-        DatasetInfo own = *info;
-        own.documents = counts[part];
-        own.tokens = writer.position().tokens;
-        own.text_bytes = static_cast<std::uint64_t>(
-            static_cast<double>(info->text_bytes) * static_cast<double>(own.tokens) /
-            static_cast<double>(std::max<std::int64_t>(info->tokens, 1)));
-        write_dataset_info(names[part], own);
-      }
-      write_tokenizer(names[part], tokenizer);
-      writer.finish();
-    } catch (...) {
-      writer.discard();
-      throw;
+    Output output(names[part], set.tokens.index().type(), labelled);
+    output.append(set, borders[part], borders[part + 1]);
+    if (info) {
+      DatasetInfo own = *info;
+      own.documents = counts[part];
+      own.tokens = output.tokens();
+      own.text_bytes = static_cast<std::uint64_t>(
+          static_cast<double>(info->text_bytes) * static_cast<double>(own.tokens) /
+          static_cast<double>(std::max<std::int64_t>(info->tokens, 1)));
+      write_dataset_info(names[part], own);
     }
+    write_tokenizer(names[part], tokenizer);
+    output.finish();
   }
   return counts;
 }
 
-DatasetStatistics dataset_statistics(const TokenDataset& set, std::int32_t end_id) {
+DatasetStatistics dataset_statistics(const TokenDataset& set, std::int32_t end_id,
+                                     const TokenDataset* labels) {
   DatasetStatistics s;
   s.documents = set.documents();
   s.tokens = set.tokens();
-  std::vector<std::int32_t> lengths;
+  if (labels != nullptr) check_labels(set, *labels);
+  std::vector<std::int32_t> lengths, own;
   for (std::int64_t d = 0; d < set.documents(); ++d) {
     const auto tokens = set.read(d);
     lengths.push_back(static_cast<std::int32_t>(tokens.size()));
+    s.labelled += count_labels(labels, d, lengths.back(), own);
     if (tokens.empty()) {
       ++s.empty;
       continue;

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,7 +13,8 @@
 namespace metala {
 
 // Writes the documents of all datasets, in order, as PREFIX. Info and tokenizer go along when the
-// datasets agree on them. Throws Error when their tokenizers differ, and for a PREFIX that exists.
+// datasets agree on them, labels when all have some. Throws Error when their tokenizers differ,
+// when some have labels and some do not, and for a PREFIX that exists.
 void merge_datasets(const std::vector<std::string>& from, const std::string& prefix,
                     const std::function<void(std::int64_t documents)>& progress = {});
 
@@ -28,8 +30,14 @@ struct DatasetStatistics {
   double mean = 0;
   std::int32_t largest_id = -1;
   std::int64_t ending_in_end_id = 0;  // documents whose last token is `end_id`
+  std::int64_t labelled = 0;          // tokens to be learned
 };
 
-DatasetStatistics dataset_statistics(const TokenDataset&, std::int32_t end_id);
+// `labels`, if not null, are the dataset's, and are checked.
+DatasetStatistics dataset_statistics(const TokenDataset&, std::int32_t end_id,
+                                     const TokenDataset* labels = nullptr);
+
+// The labels that were prepared with a dataset; nothing where it has none.
+std::optional<TokenDataset> labels_of(const TokenDataset&);
 
 }  // namespace metala

@@ -58,18 +58,34 @@ std::string checked_text(std::string text, const std::string& where, bool replac
                   valid));
 }
 
-std::vector<std::int32_t> integers(const nlohmann::json& list, const char* field,
+// Throws unless every number is an id, or -100 where `unlabelled` allows it.
+std::vector<std::int32_t> integers(const nlohmann::json& list, const char* field, bool unlabelled,
                                    const std::string& where) {
   require(list.is_array(), "{}: {} must be a list of numbers", where, field);
   std::vector<std::int32_t> out;
   for (const auto& n : list) {
-    require(n.is_number_integer() && n.get<std::int64_t>() >= -100 &&
-                n.get<std::int64_t>() <= std::numeric_limits<std::int32_t>::max(),
-            "{}: {} holds {}; wanted ids, or -100", where, field,
-            n.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).substr(0, 40));
+    const bool fits = n.is_number_integer() && n <= std::numeric_limits<std::int32_t>::max() &&
+                      (n >= 0 || (unlabelled && n == -100));
+    require(fits, "{}: {} holds {}; wanted ids{}", where, field,
+            n.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).substr(0, 40),
+            unlabelled ? ", or -100" : "");
     out.push_back(n.get<std::int32_t>());
   }
   return out;
+}
+
+Document labelled_document(const nlohmann::json& json, const std::string& where) {
+  try {
+    Document document;
+    document.ids = integers(json["ids"], "ids", false, where);
+    require(json.contains("labels"), "{}: has ids but no labels", where);
+    document.labels = integers(json["labels"], "labels", true, where);
+    require(document.ids.size() == document.labels.size(), "{}: {} ids but {} labels", where,
+            document.ids.size(), document.labels.size());
+    return document;
+  } catch (const Error& e) {
+    throw MalformedDocument(Malformed::bad_labels, e.what());
+  }
 }
 
 // Picks one string field out of an object while its text is parsed; nothing else is stored.
@@ -128,15 +144,7 @@ Document parse_line(const std::string& line, const std::string& where,
   } catch (const Error& e) {
     throw MalformedDocument(Malformed::not_json, e.what());
   }
-  Document document;
-  if (json.contains("ids")) {
-    document.ids = integers(json["ids"], "ids", where);
-    require(json.contains("labels"), "{}: has ids but no labels", where);
-    document.labels = integers(json["labels"], "labels", where);
-    require(document.ids.size() == document.labels.size(), "{}: {} ids but {} labels", where,
-            document.ids.size(), document.labels.size());
-    return document;
-  }
+  if (json.contains("ids")) return labelled_document(json, where);
   throw MalformedDocument(Malformed::no_text,
                           fmt::format("{}: has no string field \"{}\"; name the field with "
                                       "--text-field",
@@ -256,9 +264,11 @@ const char* name_of(Malformed kind) {
     case Malformed::no_text:
       return "no text";
     case Malformed::not_utf8:
+      return "not UTF-8";
+    case Malformed::bad_labels:
       break;
   }
-  return "not UTF-8";
+  return "with ids but not their labels";
 }
 
 void for_each_document(

@@ -1,7 +1,8 @@
 // Documents: the texts that a corpus is made of, from files of several kinds.
 //
 //   FILE.jsonl    a document each line: {"text": "..."}; for training on given labels also
-//                 {"ids": [...], "labels": [...]}, -100 where there is nothing to learn
+//                 {"ids": [...], "labels": [...]}, as many: labels[i] is what is to be predicted
+//                 after ids[0] .. ids[i], -100 where there is nothing to learn
 //   DIRECTORY     every file below it, in the order of names; hidden ones are left out
 //   -             standard input, lines as in FILE.jsonl
 //   any other     one document
@@ -89,8 +90,8 @@ class DocumentReader {
 };
 
 // What a document that cannot be read has wrong with it.
-enum class Malformed { not_json, no_text, not_utf8 };
-constexpr int malformed_kinds = 3;
+enum class Malformed { not_json, no_text, not_utf8, bad_labels };
+constexpr int malformed_kinds = 4;
 const char* name_of(Malformed);
 
 // Calls `take` for each document of a block in order. A malformed one is given to `malformed` with

@@ -21,6 +21,9 @@ namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 
 constexpr std::size_t most_examples = 5;
+constexpr const char* mixed =
+    "documents with labels and documents without cannot be one dataset; prepare them apart and "
+    "blend them";
 
 std::string note_path(const std::string& prefix) {
   return prefix + ".prepare.json";
@@ -67,8 +70,8 @@ PrepareReport report_from(const nlohmann::json& j) {
 
 // A block's documents as tokens, and what it adds to the report.
 struct EncodedBlock {
-  std::vector<std::int32_t> tokens;
-  std::vector<std::size_t> ends;  // of each document, in `tokens`
+  std::vector<std::int32_t> tokens, labels;  // labels: none, or as many
+  std::vector<std::size_t> ends;             // of each document, in `tokens`
   PrepareReport adds;
   DocumentPosition end;
 };
@@ -93,6 +96,7 @@ class Preparation {
     }
     const TokenType type = token_type_for(tokenizer_->size());
     writer_.emplace(o_.prefix, type, TokenPosition{report_.documents, report_.tokens});
+    if (labelled_) open_labels();
     try {
       read_and_write();
     } catch (...) {
@@ -146,6 +150,7 @@ class Preparation {
       note.at("position").at("file").get_to(position_.file);
       note.at("position").at("offset").get_to(position_.offset);
       note.at("position").at("line").get_to(position_.line);
+      labelled_ = note.value("labels", false);
     } catch (const nlohmann::json::exception& e) {
       fail("{}: is damaged: {}; pass --overwrite to begin again", path, e.what());
     }
@@ -175,19 +180,21 @@ class Preparation {
       if (out.adds.examples.size() < most_examples) out.adds.examples.push_back(message);
     };
     const auto take = [&](const Document& document) {
-      require(document.labels.empty(),
-              "{}: holds ids and labels; only text is prepared, `metala train` reads such files "
-              "directly",
-              block.path);
-      if (document.text.empty()) {
+      if (document.text.empty() && document.ids.empty()) {
         ++out.adds.empty;
         return;
       }
-      const auto ids = tokenizer_->encode(document.text);
-      out.tokens.insert(out.tokens.end(), ids.begin(), ids.end());
+      const bool labelled = !document.ids.empty();
+      require(out.ends.empty() || labelled == !out.labels.empty(), "{}: {}", block.path, mixed);
+      if (labelled) {
+        add_labelled(document, block.path, out);
+      } else {
+        const auto ids = tokenizer_->encode(document.text);
+        out.tokens.insert(out.tokens.end(), ids.begin(), ids.end());
+        out.adds.text_bytes += document.text.size();
+      }
       if (o_.append_end) out.tokens.push_back(tokenizer_->eos());
       out.ends.push_back(out.tokens.size());
-      out.adds.text_bytes += document.text.size();
     };
     if (o_.skip_malformed) {
       for_each_document(block, o_.documents, take, malformed);
@@ -197,10 +204,48 @@ class Preparation {
     return out;
   }
 
+  // Its ids, its labels where they are looked up, and the end token's.
+  void add_labelled(const Document& document, const std::string& path, EncodedBlock& out) const {
+    const auto check = [&](const char* field, const std::vector<std::int32_t>& numbers) {
+      for (const auto n : numbers) {
+        require(n < tokenizer_->size(),
+                "{}: {} hold {}; the tokenizer ({}) has ids from 0 to {}; name theirs with "
+                "--tokenizer",
+                path, field, n, tokenizer_->description(), tokenizer_->size() - 1);
+      }
+    };
+    check("ids", document.ids);
+    check("labels", document.labels);
+    out.tokens.insert(out.tokens.end(), document.ids.begin(), document.ids.end());
+    out.labels.push_back(-100);
+    out.labels.insert(out.labels.end(), document.labels.begin(), document.labels.end());
+    if (!o_.append_end) {
+      require(out.labels.back() == -100,
+              "{}: a document's last label is {}, and there is no token after it to hold it; leave "
+              "--no-end out",
+              path, out.labels.back());
+      out.labels.pop_back();
+    }
+    for (const auto id : document.ids) out.adds.text_bytes += tokenizer_->bytes(id).size();
+  }
+
+  void open_labels() {
+    const std::string prefix = labels_prefix(o_.prefix);
+    require(o_.overwrite || o_.resume || !fs::exists(prefix + ".idx"),
+            "{}.idx: is there already; choose another --output, or pass --overwrite", prefix);
+    labels_.emplace(prefix, TokenType::i32, TokenPosition{report_.documents, report_.tokens});
+  }
+
   void write(const EncodedBlock& block) {
+    if (!block.ends.empty()) {
+      const bool labelled = !block.labels.empty();
+      if (report_.documents == 0 && labelled && !labels_) open_labels();
+      require(labelled == labels_.has_value(), "{}: {}", o_.prefix, mixed);
+    }
     std::size_t begin = 0;
     for (const std::size_t end : block.ends) {
       writer_->add(std::span(block.tokens).subspan(begin, end - begin));
+      if (labels_) labels_->add(std::span(block.labels).subspan(begin, end - begin));
       begin = end;
     }
     report_.documents = writer_->position().sequences;
@@ -221,12 +266,14 @@ class Preparation {
 
   void note() {
     writer_->sync();
+    if (labels_) labels_->sync();
     noted_ = report_.text_bytes;
     ordered_json j;
     j["options"] = fingerprint(o_);
     j["report"] = as_json(report_);
     j["position"] = {
         {"file", position_.file}, {"offset", position_.offset}, {"line", position_.line}};
+    if (labels_) j["labels"] = true;
     write_file_atomically(note_path(o_.prefix),
                           j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
   }
@@ -234,10 +281,10 @@ class Preparation {
   void finish() {
     require(report_.documents > 0, "{}: the inputs hold no document{}", o_.prefix,
             report_.examples.empty() ? "" : " that is well formed; " + report_.examples.front());
-    write_dataset_info(o_.prefix,
-                       {report_.documents, report_.tokens, report_.text_bytes, tokenizer_->size(),
-                        o_.append_end ? tokenizer_->eos() : -1, tokenizer_->description()});
-    writer_->finish();
+    write_dataset_info(o_.prefix, {report_.documents, report_.tokens, report_.text_bytes,
+                                   tokenizer_->size(), o_.append_end ? tokenizer_->eos() : -1,
+                                   tokenizer_->description(), labels_.has_value()});
+    writer_->finish(labels_ ? &*labels_ : nullptr);
     std::error_code ignored;
     fs::remove(note_path(o_.prefix), ignored);
   }
@@ -245,7 +292,8 @@ class Preparation {
   const PrepareOptions& o_;
   const PrepareEvents& events_;
   std::unique_ptr<Tokenizer> tokenizer_;
-  std::optional<TokenWriter> writer_;
+  std::optional<TokenWriter> writer_, labels_;
+  bool labelled_ = false;  // what a noted job had written
   PrepareReport report_;
   DocumentPosition position_;
   std::uint64_t noted_ = 0;

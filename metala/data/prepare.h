@@ -1,5 +1,9 @@
 // From text to tokens on disk: PREFIX.bin, PREFIX.idx, PREFIX.json and PREFIX.tokenizer/.
 //
+// Documents of ids and labels (documents.h) are written with PREFIX_labels.bin and .idx, in which
+// GPT-NeoX has a label lie at the token it is compared with: label i of a document at its token
+// i+1, the last at its end token, -100 at its first. All documents have labels, or none.
+//
 // Documents are tokenised on all threads and written in the order of the inputs, so the files do
 // not depend on the number of threads. Empty documents are left out, as GPT-NeoX does. Progress is
 // noted in PREFIX.prepare.json; a job that was killed goes on from there and ends with the same
@@ -50,8 +54,9 @@ struct PrepareEvents {
 std::uint64_t prepare_bytes(const PrepareOptions&);
 
 // Throws Error for a malformed document (unless they are skipped), after noting the progress; for
-// an unfinished or finished dataset of that name, when neither resume nor overwrite is asked for;
-// and for a resume with other inputs or options.
+// documents with labels beside others without; for ids that the tokenizer does not have; for an
+// unfinished or finished dataset of that name, when neither resume nor overwrite is asked for; and
+// for a resume with other inputs or options.
 PrepareReport prepare(const PrepareOptions&, const PrepareEvents& = {});
 
 }  // namespace metala

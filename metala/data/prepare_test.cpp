@@ -1,6 +1,7 @@
 // Preparing text: the same bytes whatever the threads and interruptions, and a true report.
 #include "metala/data/prepare.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -133,13 +134,109 @@ TEST(Prepare, AMalformedLineStopsTheJobOrIsCountedAsAsked) {
   o.resume = true;  // what came before the line is kept
   const PrepareReport report = prepare(o);
   EXPECT_EQ(report.documents, 60000);
-  EXPECT_EQ(report.malformed, (std::array<std::int64_t, malformed_kinds>{1, 1, 0}));
+  EXPECT_EQ(report.malformed, (std::array<std::int64_t, malformed_kinds>{1, 1, 0, 0}));
   ASSERT_EQ(report.examples.size(), 2u);
   EXPECT_NE(report.examples[1].find(":60002: has no string field"), std::string::npos);
 
   folder.spill("in.jsonl", "{}\n");
   o.prefix = folder / "none";
   EXPECT_NE(refusal(o).find("no document that is well formed"), std::string::npos);
+}
+
+std::vector<std::int32_t> labels_of(const std::string& prefix, std::int64_t document) {
+  const TokenDataset set = TokenDataset::open(labels_prefix(prefix));
+  std::vector<std::int32_t> labels(static_cast<std::size_t>(set.length(document)));
+  set.read_labels(document, 0, labels);
+  return labels;
+}
+
+TEST(Prepare, LabelsLieAtTheTokensThatTheyAreComparedWith) {
+  const TemporaryFolder folder;
+  folder.spill("in.jsonl", R"({"ids": [10, 11, 12], "labels": [-100, 12, 7]})"
+                           "\n"
+                           R"({"ids": [], "labels": []})"
+                           "\n"
+                           R"({"labels": [20], "ids": [20]})"
+                           "\n");
+  PrepareOptions o = options(folder, "out");
+  const PrepareReport report = prepare(o);
+  EXPECT_EQ(report.documents, 2);
+  EXPECT_EQ(report.empty, 1);
+  EXPECT_EQ(report.text_bytes, 4u);  // of the byte tokenizer
+  using Ids = std::vector<std::int32_t>;
+  const TokenDataset set = TokenDataset::open(folder / "out");
+  EXPECT_EQ(set.read(0), (Ids{10, 11, 12, 2}));
+  EXPECT_EQ(labels_of(folder / "out", 0), (Ids{-100, -100, 12, 7}));
+  EXPECT_EQ(set.read(1), (Ids{20, 2}));
+  EXPECT_EQ(labels_of(folder / "out", 1), (Ids{-100, 20}));
+  EXPECT_TRUE(read_dataset_info(folder / "out")->labels);
+
+  o.prefix = folder / "endless";
+  o.append_end = false;
+  EXPECT_NE(refusal(o).find("last label is 7, and there is no token after it"), std::string::npos);
+  folder.spill("in.jsonl", R"({"ids": [10, 11, 12], "labels": [11, 12, -100]})");
+  o.overwrite = true;
+  prepare(o);
+  EXPECT_EQ(labels_of(folder / "endless", 0), (Ids{-100, 11, 12}));
+}
+
+TEST(Prepare, AStoppedJobOfLabelsGoesOnAndEndsWithTheSameBytes) {
+  const TemporaryFolder folder;
+  std::string lines;
+  for (int i = 0; i < 60000; ++i) {
+    lines += fmt::format(R"({{"ids": [{0}, 1, {1}], "labels": [1, {1}, -100]}})", i % 200, i % 97);
+    lines += "\n";
+  }
+  folder.spill("in.jsonl", lines);
+  prepare(options(folder, "whole"));
+  PrepareOptions o = options(folder, "parts");
+  o.note_every = 1000;
+  int stops = 0;
+  for (PrepareReport report; !report.finished; ++stops) {
+    int blocks = 0;
+    PrepareEvents events;
+    events.interrupted = [&] { return blocks >= 1; };
+    events.progress = [&](const PrepareReport&) { ++blocks; };
+    report = prepare(o, events);
+    o.resume = true;
+    ASSERT_LT(stops, 50);
+  }
+  EXPECT_GE(stops, 2);
+  for (const char* suffix : {".bin", ".idx", ".json", "_labels.bin", "_labels.idx"}) {
+    EXPECT_TRUE(bytes(folder / "parts" + suffix) == bytes(folder / "whole" + suffix)) << suffix;
+  }
+  for (const auto& entry : std::filesystem::directory_iterator(folder.path())) {
+    EXPECT_EQ(entry.path().string().find(".partial"), std::string::npos) << entry.path();
+  }
+}
+
+TEST(Prepare, LabelsThatFitNoIdsAndMixturesAreRefused) {
+  const TemporaryFolder folder;
+  PrepareOptions o = options(folder, "out");
+  o.overwrite = true;
+  const std::string good = R"({"ids": [1, 2], "labels": [2, -100]})";
+  const auto says = [&](const std::string& lines) {
+    folder.spill("in.jsonl", lines);
+    return refusal(o);
+  };
+  EXPECT_NE(says(good + "\n{\"text\": \"a\"}\n").find("prepare them apart"), std::string::npos);
+  EXPECT_NE(says("{\"text\": \"a\"}\n" + good).find("prepare them apart"), std::string::npos);
+  // In a block of its own.
+  EXPECT_NE(says(corpus(30000) + good).find("prepare them apart"), std::string::npos);
+  EXPECT_NE(says(R"({"ids": [1, 999], "labels": [2, -100]})").find("ids hold 999; the tokenizer"),
+            std::string::npos);
+  EXPECT_NE(says(R"({"ids": [1, 2], "labels": [2, 999]})").find("labels hold 999"),
+            std::string::npos);
+  EXPECT_NE(says(R"({"ids": [1, -100], "labels": [2, 2]})").find("ids holds -100; wanted ids"),
+            std::string::npos);
+  EXPECT_NE(says(R"({"ids": [1], "labels": [-5]})").find("labels holds -5; wanted ids, or -100"),
+            std::string::npos);
+  EXPECT_NE(says(R"({"ids": [1]})").find("in.jsonl:1: has ids but no labels"), std::string::npos);
+  o.skip_malformed = true;
+  folder.spill("in.jsonl", good + "\n" + R"({"ids": [1, 2], "labels": [2]})" + "\n");
+  const PrepareReport report = prepare(o);
+  EXPECT_EQ(report.documents, 1);
+  EXPECT_EQ(report.malformed, (std::array<std::int64_t, malformed_kinds>{0, 0, 0, 1}));
 }
 
 }  // namespace

@@ -9,19 +9,7 @@
 #include "metala/base/error.h"
 
 namespace metala {
-
 namespace {
-
-// Labels lie as their tokens do.
-void check_labels(const TokenDataset& set, const TokenDataset& labels) {
-  require(labels.documents() == set.documents(), "{}: {} documents of labels, {} has {}",
-          labels.prefix(), labels.documents(), set.prefix(), set.documents());
-  for (std::int64_t d = 0; d < set.documents(); ++d) {
-    require(labels.length(d) == set.length(d),
-            "{}: document {} has {} labels, in {} it has {} tokens", labels.prefix(), d,
-            labels.length(d), set.prefix(), set.length(d));
-  }
-}
 
 bool nothing_to_learn(const TokenDataset& labels, std::int64_t document, std::int64_t tokens) {
   std::vector<std::int32_t> own(
@@ -55,10 +43,11 @@ SampleMix::Part SampleMix::part(std::shared_ptr<const TokenDataset> dataset,
 }
 
 SampleMix SampleMix::of_range(std::shared_ptr<const TokenDataset> dataset, std::int64_t first,
-                              std::int64_t last, const SampleOptions& options) {
+                              std::int64_t last, const SampleOptions& options,
+                              std::shared_ptr<const TokenDataset> labels) {
   SampleMix mix;
   if (first >= last || (options.wanted == 0 && options.epochs == 0)) return mix;
-  mix.parts_.push_back(part(std::move(dataset), nullptr, first, last, options));
+  mix.parts_.push_back(part(std::move(dataset), std::move(labels), first, last, options));
   return mix;
 }
 
@@ -80,7 +69,7 @@ SampleMix SampleMix::of_files(const std::vector<std::string>& prefixes, std::vec
     if (weights[d] == 0) continue;
     auto dataset = std::make_shared<const TokenDataset>(TokenDataset::open(prefixes[d]));
     std::shared_ptr<const TokenDataset> own_labels;
-    if (!labels.empty()) {
+    if (!labels.empty() && !labels[d].empty()) {
       own_labels = std::make_shared<const TokenDataset>(TokenDataset::open(labels[d]));
     }
     SampleOptions own = options;
@@ -93,6 +82,11 @@ SampleMix SampleMix::of_files(const std::vector<std::string>& prefixes, std::vec
   }
   mix.blend_.emplace(used, samples);
   return mix;
+}
+
+bool SampleMix::labelled() const {
+  return std::any_of(parts_.begin(), parts_.end(),
+                     [](const Part& part) { return part.labels != nullptr; });
 }
 
 std::int64_t SampleMix::size() const {
@@ -140,7 +134,9 @@ std::int64_t SampleMix::read(std::int64_t i, std::int64_t vocabulary,
               "tokenizer of this run",
               from.dataset->prefix(), document, largest, vocabulary);
       if (borders != nullptr && done > 0) borders->push_back(static_cast<std::int64_t>(done));
-      if (from.labels != nullptr && !labels.empty()) {
+      if (from.labels == nullptr && !labels.empty()) {
+        std::copy(part.begin(), part.end(), labels.begin() + static_cast<std::ptrdiff_t>(done));
+      } else if (!labels.empty()) {
         const auto own = labels.subspan(done, count);
         from.labels->read_labels(document, at.offset, own);
         const auto most = *std::max_element(own.begin(), own.end());

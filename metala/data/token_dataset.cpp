@@ -96,4 +96,14 @@ std::vector<std::int32_t> TokenDataset::read(std::int64_t document) const {
   return tokens;
 }
 
+void check_labels(const TokenDataset& tokens, const TokenDataset& labels) {
+  require(labels.documents() == tokens.documents(), "{}: {} documents of labels, {} has {}",
+          labels.prefix(), labels.documents(), tokens.prefix(), tokens.documents());
+  for (std::int64_t d = 0; d < tokens.documents(); ++d) {
+    require(labels.length(d) == tokens.length(d),
+            "{}: document {} has {} labels, in {} it has {} tokens", labels.prefix(), d,
+            labels.length(d), tokens.prefix(), tokens.length(d));
+  }
+}
+
 }  // namespace metala

@@ -45,4 +45,7 @@ class TokenDataset {
   TokenIndex index_;
 };
 
+// Throws Error naming the document unless `labels` has a number for each token.
+void check_labels(const TokenDataset& tokens, const TokenDataset& labels);
+
 }  // namespace metala

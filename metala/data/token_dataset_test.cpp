@@ -192,6 +192,62 @@ TEST(TokenWriter, AWriterThatGoesOnLeavesTheSameFiles) {
   EXPECT_THROW(TokenWriter(folder / "none", TokenType::u16, {1, 2}), Error);
 }
 
+TEST(TokenWriter, AFinishThatWasCutShortCanBeRepeated) {
+  const TemporaryFolder folder;
+  TokenPosition at;
+  const std::string prefix = folder / "d";
+  {
+    TokenWriter writer(prefix, TokenType::u16);
+    writer.add(Tokens{1, 2});
+    writer.add(Tokens{3});
+    at = writer.sync();
+    std::filesystem::copy_file(prefix + ".lengths.partial", folder / "lengths");
+    writer.finish();
+  }
+  const std::string bin = read_file(prefix + ".bin", 1000), idx = read_file(prefix + ".idx", 1000);
+  // The process died when the tokens had their name and the index did not.
+  std::filesystem::rename(prefix + ".idx", prefix + ".idx.partial");
+  std::filesystem::rename(folder / "lengths", prefix + ".lengths.partial");
+  TokenWriter(prefix, TokenType::u16, at).finish();
+  EXPECT_EQ(read_file(prefix + ".bin", 1000), bin);
+  EXPECT_EQ(read_file(prefix + ".idx", 1000), idx);
+}
+
+// Labels that say to learn every second token.
+void write_with_labels(const std::string& prefix, const std::vector<Tokens>& documents) {
+  write(prefix, TokenType::u16, documents);
+  std::vector<Tokens> labels = documents;
+  for (auto& document : labels) {
+    for (std::size_t i = 0; i < document.size(); i += 2) document[i] = -100;
+  }
+  write(labels_prefix(prefix), TokenType::i32, labels);
+  DatasetInfo info;
+  info.documents = static_cast<std::int64_t>(documents.size());
+  info.vocabulary = 100;
+  info.labels = true;
+  write_dataset_info(prefix, info);
+}
+
+TEST(DatasetTools, LabelsGoAlong) {
+  const TemporaryFolder folder;
+  write_with_labels(folder / "a", {{1}, {2, 2}, {3, 3, 3}});
+  write_with_labels(folder / "b", {{4, 4, 4, 4}});
+  write(folder / "c", TokenType::u16, {{5}});
+  merge_datasets({folder / "a", folder / "b"}, folder / "both");
+  const TokenDataset both = TokenDataset::open(folder / "both");
+  const auto labels = labels_of(both);
+  ASSERT_TRUE(labels.has_value());
+  EXPECT_EQ(dataset_statistics(both, -1, &*labels).labelled, 4);
+  split_dataset(folder / "both", "1,1", folder / "part");
+  Tokens own(4);
+  labels_of(TokenDataset::open(folder / "part_valid"))->read_labels(1, 0, own);
+  EXPECT_EQ(own, (Tokens{-100, 4, -100, 4}));
+  EXPECT_FALSE(labels_of(TokenDataset::open(folder / "c")).has_value());
+  EXPECT_EQ(dataset_statistics(TokenDataset::open(folder / "c"), -1).labelled, 1);
+  EXPECT_THROW(merge_datasets({folder / "a", folder / "c"}, folder / "mixed"), Error);
+  EXPECT_FALSE(std::filesystem::exists(folder / "mixed.idx"));
+}
+
 TEST(DatasetTools, MergedAndSplitDatasetsHoldTheSameDocuments) {
   const TemporaryFolder folder;
   write(folder / "a", TokenType::u16, {{1}, {2, 2}, {3, 3, 3}});

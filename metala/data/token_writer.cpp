@@ -18,8 +18,7 @@ template <class T>
 void encode(std::span<const std::int32_t> ids, std::string& bytes) {
   bytes.resize(ids.size() * sizeof(T));
   for (std::size_t i = 0; i < ids.size(); ++i) {
-    require(std::in_range<T>(ids[i]), "token id {} does not fit the dataset's type",
-            ids[i]);
+    require(std::in_range<T>(ids[i]), "token id {} does not fit the dataset's type", ids[i]);
     const T value = static_cast<T>(ids[i]);
     std::memcpy(bytes.data() + i * sizeof value, &value, sizeof value);
   }
@@ -28,6 +27,12 @@ void encode(std::span<const std::int32_t> ids, std::string& bytes) {
 template <class T>
 void put(std::ostream& out, T value) {
   out.write(reinterpret_cast<const char*>(&value), sizeof value);
+}
+
+// Gives a file that a `finish` which was cut short had renamed its partial name back.
+void take_back(const std::string& path, const std::string& published) {
+  std::error_code failure;
+  if (!fs::exists(path) && fs::exists(published)) fs::rename(published, path, failure);
 }
 
 // Opens a partial file cut to `bytes`.
@@ -54,11 +59,11 @@ TokenType token_type_for(std::int64_t vocabulary) {
 }
 
 TokenWriter::TokenWriter(const std::string& prefix, TokenType type, TokenPosition from)
-    : prefix_(prefix),
-      type_(type),
-      position_(from),
-      bin_(opened(bin_path(), static_cast<std::uint64_t>(from.tokens * size_of(type)))),
-      lengths_(opened(lengths_path(), static_cast<std::uint64_t>(from.sequences) * 4)) {}
+    : prefix_(prefix), type_(type), position_(from) {
+  if (from.tokens > 0) take_back(bin_path(), prefix_ + ".bin");
+  bin_ = opened(bin_path(), static_cast<std::uint64_t>(from.tokens * size_of(type)));
+  lengths_ = opened(lengths_path(), static_cast<std::uint64_t>(from.sequences) * 4);
+}
 
 void TokenWriter::add(std::span<const std::int32_t> sequence, bool ends_document) {
   require(sequence.size() <= std::numeric_limits<std::int32_t>::max(),
@@ -104,19 +109,36 @@ TokenPosition TokenWriter::sync() {
   return position_;
 }
 
-void TokenWriter::finish() {
+void TokenWriter::finish(TokenWriter* labels) {
+  for (TokenWriter* writer : {labels, this}) {
+    if (writer != nullptr) writer->seal();
+  }
+  if (labels != nullptr) labels->publish();
+  publish();
+  std::error_code ignored;
+  if (labels != nullptr) fs::remove(labels->lengths_path(), ignored);
+  fs::remove(lengths_path(), ignored);
+}
+
+void TokenWriter::publish() const {
+  const auto rename = [](const std::string& from, const std::string& to) {
+    std::error_code failure;
+    fs::rename(from, to, failure);
+    require(!failure, "{}: cannot rename: {}", from, failure.message());
+  };
+  std::error_code ignored;
+  fs::remove(prefix_ + ".idx", ignored);  // of a dataset that this one replaces
+  rename(bin_path(), prefix_ + ".bin");
+  rename(index_path(), prefix_ + ".idx");
+  const fs::path parent = fs::path(prefix_).parent_path();
+  sync_folder(parent.empty() ? "." : parent.string());
+}
+
+// Writes the index under its partial name.
+void TokenWriter::seal() {
   sync();
   bin_.close();
   lengths_.close();
-  std::error_code failure;
-  fs::remove(prefix_ + ".idx", failure);  // of a dataset that this one replaces
-  fs::rename(bin_path(), prefix_ + ".bin", failure);
-  require(!failure, "{}: cannot rename: {}", bin_path(), failure.message());
-  write_index();
-  fs::remove(lengths_path(), failure);
-}
-
-void TokenWriter::write_index() {
   const MappedFile lengths = MappedFile::open(lengths_path());
   const auto n = static_cast<std::int64_t>(lengths.bytes().size() / 4);
   const auto entry = [&](std::int64_t i) {
@@ -127,7 +149,7 @@ void TokenWriter::write_index() {
   const auto length = [&](std::int64_t i) { return entry(i) < 0 ? ~entry(i) : entry(i); };
   std::uint64_t borders = 1;
   for (std::int64_t i = 0; i < n; ++i) borders += entry(i) >= 0 ? 1 : 0;
-  write_file_atomically(prefix_ + ".idx", [&](std::ostream& out) {
+  write_file_atomically(index_path(), [&](std::ostream& out) {
     out.write("MMIDIDX\0\0", 9);
     put(out, std::uint64_t{1});
     put(out, static_cast<std::uint8_t>(type_));
@@ -152,6 +174,7 @@ void TokenWriter::discard() {
   std::error_code ignored;
   fs::remove(bin_path(), ignored);
   fs::remove(lengths_path(), ignored);
+  fs::remove(index_path(), ignored);
 }
 
 void TokenWriter::require_written(std::ostream& out, const std::string& path) {

@@ -2,7 +2,8 @@
 // megabytes of memory, and can go on with what a killed process left.
 //
 // The tokens grow in PREFIX.bin.partial, the lengths in PREFIX.lengths.partial. `finish` writes the
-// index and gives both their names, the index last: where there is an .idx the dataset is whole.
+// index beside them and gives both their names, the index last: where there is an .idx the dataset
+// is whole. A job that is killed in between can still go on.
 #pragma once
 
 #include <cstdint>
@@ -35,7 +36,8 @@ class TokenWriter {
 
   // Makes what was added durable.
   TokenPosition sync();
-  void finish();
+  // `labels`: the writer of a dataset that is whole just before this one is.
+  void finish(TokenWriter* labels = nullptr);
   void discard();
 
   const TokenPosition& position() const { return position_; }
@@ -43,7 +45,9 @@ class TokenWriter {
  private:
   std::string bin_path() const { return prefix_ + ".bin.partial"; }
   std::string lengths_path() const { return prefix_ + ".lengths.partial"; }
-  void write_index();
+  std::string index_path() const { return prefix_ + ".idx.partial"; }
+  void seal();
+  void publish() const;
   void require_written(std::ostream&, const std::string& path);
 
   std::string prefix_;

@@ -72,6 +72,20 @@ void find_tokenizer(const RunConfig& c, const std::vector<std::string>& prefixes
   }
 }
 
+// The labels of each dataset: those that a key names, else those that were prepared with it; empty
+// strings where there are none.
+std::vector<std::string> label_paths(const std::vector<std::string>& paths,
+                                     const std::vector<std::string>& named) {
+  if (!named.empty()) return named;
+  std::vector<std::string> all;
+  for (const auto& path : paths) {
+    const std::string prefix = dataset_prefix(path);
+    const auto info = read_dataset_info(prefix);
+    all.push_back(info && info->labels ? labels_prefix(prefix) : "");
+  }
+  return all;
+}
+
 std::vector<double> weights_of(const RunConfig& c, const std::vector<std::string>& paths,
                                const std::vector<double>& given) {
   if (!c.weight_by_num_documents || paths.size() < 2) return given;
@@ -131,13 +145,19 @@ PackedData open_packed_data(RunConfig& c) {
   if (!c.data_path.empty()) {
     const auto set = std::make_shared<const TokenDataset>(TokenDataset::open(prefixes.front()));
     const auto borders = split_documents(c.split, set->documents());
-    data.training = SampleMix::of_range(set, borders[0], borders[1], training);
-    data.validation = SampleMix::of_range(set, borders[1], borders[2], validation);
-    data.test = SampleMix::of_range(set, borders[2], borders[3], test);
+    const std::string named = label_paths({c.data_path}, {}).front();
+    std::shared_ptr<const TokenDataset> labels;
+    if (!named.empty()) {
+      labels = std::make_shared<const TokenDataset>(TokenDataset::open(named));
+    }
+    data.training = SampleMix::of_range(set, borders[0], borders[1], training, labels);
+    data.validation = SampleMix::of_range(set, borders[1], borders[2], validation, labels);
+    data.test = SampleMix::of_range(set, borders[2], borders[3], test, labels);
   } else {
     const auto mix = [&](const std::vector<std::string>& paths, const std::vector<double>& weights,
                          const SampleOptions& options, const std::vector<std::string>& labels) {
-      return SampleMix::of_files(paths, weights_of(c, paths, weights), options, labels);
+      return SampleMix::of_files(paths, weights_of(c, paths, weights), options,
+                                 label_paths(paths, labels));
     };
     data.training =
         mix(c.train_data_paths, c.train_data_weights, training, c.train_label_data_paths);

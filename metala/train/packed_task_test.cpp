@@ -1,13 +1,16 @@
 // Training on prepared data: GPT-NeoX's samples as batches.
 #include "metala/train/packed_task.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <set>
+#include <utility>
 
 #include "metala/base/error.h"
 #include "metala/data/dataset_info.h"
+#include "metala/data/prepare.h"
 #include "metala/data/token_writer.h"
 #include "metala/harness/temporary_folder.h"
 #include "metala/train/packed_data.h"
@@ -120,6 +123,34 @@ TEST(PackedTask, ADatasetOfLabelsSaysWhatIsLearned) {
   }
 }
 
+// What has labels is learned by them, what has none whole.
+TEST(PackedTask, DatasetsWithLabelsAndWithoutBlend) {
+  const TemporaryFolder folder;
+  write_example(folder / "d");
+  write_labels(folder / "l");
+  write_example(folder / "plain", 1000);
+  const SampleMix mix =
+      SampleMix::of_files({folder / "d", folder / "plain"}, {}, nine_samples(), {folder / "l", ""});
+  PackedTaskOptions o = options();
+  o.vocabulary = 2000;
+  const PackedTask task(mix, {}, o);
+  bool learned_whole = false;
+  for (std::int64_t i = 0; i < 4; ++i) {
+    const LabelledBatch batch = task.training_batch(i);
+    for (std::size_t t = 0; t < batch.ids.size(); ++t) {
+      const std::int32_t label = batch.labels[t];
+      if (label >= 1000) {
+        learned_whole = true;
+      } else if (batch.ids[t] >= 1000) {
+        ADD_FAILURE() << "token " << batch.ids[t] << " has label " << label;
+      } else {
+        EXPECT_TRUE(label == -100 || label % 2 == 1) << label;
+      }
+    }
+  }
+  EXPECT_TRUE(learned_whole);
+}
+
 TEST(PackedTask, ResettingAtDocumentsMakesThemSequencesWithoutALabelAtTheEnd) {
   const TemporaryFolder folder;
   write_example(folder / "d");
@@ -217,6 +248,41 @@ TEST(PackedData, DocumentsAreSplitAndEpochsGiveTheNumberOfSteps) {
   open_packed_data(c);
   EXPECT_EQ(c.train_iters, 10);  // (3 16 - 1) div 4 = 11 samples, one of them never counted
   EXPECT_EQ(c.lr_decay_iters, 10);
+}
+
+TEST(PackedData, LabelsPreparedWithTheDataAreFoundAndMeanWhatTheirLinesSaid) {
+  const TemporaryFolder folder;
+  std::string lines;
+  for (int d = 0; d < 40; ++d) {
+    lines +=
+        fmt::format(R"({{"ids": [{0}, {1}, 5], "labels": [{1}, -100, {0}]}})", d + 10, d + 100);
+    lines += "\n";
+  }
+  folder.spill("in.jsonl", lines);
+  PrepareOptions preparing;
+  preparing.inputs = {folder / "in.jsonl"};
+  preparing.prefix = folder / "d";
+  prepare(preparing);
+  for (const bool by_paths : {false, true}) {
+    RunConfig c = config(folder);
+    c.vocab_size = 0;
+    c.split = "1,0";
+    if (by_paths) c.train_data_paths = {std::exchange(c.data_path, "")};
+    settle(c, 1);
+    PackedData data = open_packed_data(c);
+    const auto task = data.training_task(c, 1);
+    std::int64_t learned = 0;
+    for (std::int64_t i = 0; i < 30; ++i) {
+      const LabelledBatch b = task->training_batch(i);
+      for (std::size_t t = 0; t < b.ids.size(); ++t) {
+        if (b.labels[t] < 0) continue;
+        ++learned;
+        const bool first = b.ids[t] >= 10 && b.ids[t] < 50;  // of a document
+        EXPECT_TRUE(first ? b.labels[t] == b.ids[t] + 90 : b.ids[t] == 5) << b.ids[t];
+      }
+    }
+    EXPECT_NEAR(static_cast<double>(learned), 30 * 4 * 2 / 4.0, 8);
+  }
 }
 
 TEST(PackedData, ATokenizerThatDoesNotMatchTheDataIsRefused) {
