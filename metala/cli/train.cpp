@@ -47,6 +47,12 @@ class Run {
     together(ranks_, [&] {
       if (speaks()) prepare_folder();
     });
+    // Rank 0 may keep the order of samples beside the data; the others read what it has kept.
+    for (const bool first : {true, false}) {
+      together(ranks_, [&] {
+        if (o_.run && first == speaks()) make_packed_task();
+      });
+    }
     std::optional<Trainer> trainer;
     together(ranks_, [&] { make_trainer(trainer); });
     require_same(ranks_, facts());
@@ -107,10 +113,7 @@ class Run {
       task_ = std::make_unique<MqarTask>(o_.mqar);
       return;
     }
-    if (o_.run) {
-      make_packed_task();
-      return;
-    }
+    if (o_.run) return;  // make_packed_task's
     if (o_.data.inputs.empty()) {
       throw UsageError("no text to learn from: name files or folders, or --task mqar");
     }
@@ -126,7 +129,11 @@ class Run {
       c.train_batch_size =
           c.train_micro_batch_size_per_gpu * c.gradient_accumulation_steps * groups();
     }
-    PackedData data = open_packed_data(c);
+    IndexMapOptions keeping;
+    keeping.write = speaks();
+    if (speaks())
+      keeping.notice = [](const std::string& text) { fmt::print(stderr, "{}\n", text); };
+    PackedData data = open_packed_data(c, keeping);
     task_ = data.training_task(c, groups());
     if (data.test.size() > 0) test_task_ = data.test_task(c, groups());
     training_tokens_ = data.training.tokens();

@@ -6,6 +6,8 @@
 // Mersenne Twister (MT19937) of std::mt19937; std::shuffle draws differently.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <bit>
 #include <cstdint>
 #include <random>
@@ -25,10 +27,19 @@ inline std::uint64_t numpy_below_or_equal(std::mt19937& random, std::uint64_t mo
   return drawn;
 }
 
+// What is drawn does not depend on the values, so a few dozen draws are made ahead and the memory
+// they will touch is asked for: of an array far beyond the caches most swaps would wait for it.
 template <class T>
 void numpy_shuffle(std::mt19937& random, std::span<T> values) {
+  std::array<std::uint64_t, 64> ahead;
   for (std::uint64_t i = values.size(); i-- > 1;) {
-    std::swap(values[i], values[numpy_below_or_equal(random, i)]);
+    const std::uint64_t draws = std::min<std::uint64_t>(ahead.size(), i);
+    for (std::uint64_t d = 0; d < draws; ++d) {
+      ahead[d] = numpy_below_or_equal(random, i - d);
+      __builtin_prefetch(&values[ahead[d]], 1);
+    }
+    for (std::uint64_t d = 0; d < draws; ++d) std::swap(values[i - d], values[ahead[d]]);
+    i -= draws - 1;
   }
 }
 

@@ -23,8 +23,9 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
+#include <span>
 #include <string>
-#include <vector>
 
 namespace metala {
 
@@ -41,6 +42,17 @@ struct SampleOptions {
   bool chopped = true;  // of the other packings: documents longer than a sample are cut off
 };
 
+// Lengths of documents by their numbers.
+using LengthOf = std::function<std::int64_t(std::int64_t)>;
+
+struct PackedSize {
+  std::int64_t epochs = 0, samples = 0;  // samples: M
+};
+
+// Of packed samples. Throws Error as SampleIndex does.
+PackedSize packed_size(std::int64_t first, std::int64_t last, const LengthOf&,
+                       const SampleOptions&);
+
 class SampleIndex {
  public:
   // A place in `order`: the document's position there, and a token of it.
@@ -51,40 +63,43 @@ class SampleIndex {
 
   // Documents first to last - 1, of the lengths that `length_of` tells. Throws Error when they hold
   // no tokens, or make fewer than two samples in the epochs asked for.
-  SampleIndex(std::int64_t first, std::int64_t last,
-              const std::function<std::int64_t(std::int64_t)>& length_of, const SampleOptions&,
+  SampleIndex(std::int64_t first, std::int64_t last, const LengthOf&, const SampleOptions&,
               const std::function<bool(std::int64_t)>& useless = {});
 
+  // The three arrays, wherever they lie.
+  struct Maps {
+    std::span<const std::uint32_t> order;
+    std::span<const Place> places;  // M + 1
+    std::span<const std::uint32_t> visits;
+    std::shared_ptr<const void> owner;  // keeps them alive
+  };
+  // Of maps made before (index_maps.h).
+  SampleIndex(std::int64_t length, std::int64_t epochs, Maps maps)
+      : length_(length), epochs_(epochs), maps_(std::move(maps)) {}
+
   std::int64_t epochs() const { return epochs_; }
-  std::int64_t size() const { return static_cast<std::int64_t>(visits_.size()) - 1; }
+  std::int64_t size() const { return static_cast<std::int64_t>(maps_.visits.size()) - 1; }
   std::int64_t length() const { return length_; }
 
   // Of sample i (modulo size): where its first token and its last one, the label of the one before,
   // lie. Samples of whole documents may end earlier, at T + 1 tokens or with the last document.
-  Place first(std::int64_t sample) const { return places_[visit(sample)]; }
-  Place last(std::int64_t sample) const { return places_[visit(sample) + 1]; }
+  Place first(std::int64_t sample) const { return maps_.places[visit(sample)]; }
+  Place last(std::int64_t sample) const { return maps_.places[visit(sample) + 1]; }
   std::int64_t document(std::int64_t position) const {
-    return order_[static_cast<std::size_t>(position)];
+    return maps_.order[static_cast<std::size_t>(position)];
   }
 
-  std::int64_t documents() const { return static_cast<std::int64_t>(order_.size()); }  // positions
-  const std::vector<std::uint32_t>& order() const { return order_; }
-  const std::vector<Place>& places() const { return places_; }  // M + 1
-  const std::vector<std::uint32_t>& visits() const { return visits_; }
+  std::int64_t documents() const {  // positions
+    return static_cast<std::int64_t>(maps_.order.size());
+  }
+  const Maps& maps() const { return maps_; }
 
  private:
   std::size_t visit(std::int64_t sample) const {
-    return visits_[static_cast<std::size_t>(sample % size())];
+    return maps_.visits[static_cast<std::size_t>(sample % size())];
   }
-  void pack(std::int64_t first, std::int64_t last,
-            const std::function<std::int64_t(std::int64_t)>& length_of, const SampleOptions&,
-            const std::function<bool(std::int64_t)>& useless);
-  void cut(const std::function<std::int64_t(std::int64_t)>& length_of, std::int64_t samples);
-
   std::int64_t length_, epochs_ = 0;
-  std::vector<std::uint32_t> order_;
-  std::vector<Place> places_;
-  std::vector<std::uint32_t> visits_;
+  Maps maps_;
 };
 
 }  // namespace metala

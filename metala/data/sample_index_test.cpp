@@ -23,6 +23,20 @@ SampleIndex indexed(const SampleOptions& options, const std::vector<std::int64_t
 }
 
 // Token = 100 document + position, the sample's label included.
+template <class T>
+std::vector<T> listed(std::span<const T> numbers) {
+  return {numbers.begin(), numbers.end()};
+}
+auto order_of(const SampleIndex& index) {
+  return listed(index.maps().order);
+}
+auto places_of(const SampleIndex& index) {
+  return listed(index.maps().places);
+}
+auto visits_of(const SampleIndex& index) {
+  return listed(index.maps().visits);
+}
+
 std::vector<std::int64_t> sample(const SampleIndex& index, std::int64_t i) {
   std::vector<std::int64_t> tokens;
   const Place last = index.last(i);
@@ -83,7 +97,7 @@ TEST(SampleIndex, UnshuffledSamplesAreCutEndToEndAndShareAToken) {
   options.shuffle = false;
   const SampleIndex index = indexed(options);
   EXPECT_EQ(index.epochs(), 1);
-  EXPECT_EQ(index.places(), (std::vector<Place>{{0, 0}, {0, 4}, {2, 0}, {2, 4}, {4, 0}, {4, 4}}));
+  EXPECT_EQ(places_of(index), (std::vector<Place>{{0, 0}, {0, 4}, {2, 0}, {2, 4}, {4, 0}, {4, 4}}));
 }
 
 TEST(SampleIndex, ShuffledSamplesAreTheReferences) {
@@ -94,12 +108,12 @@ TEST(SampleIndex, ShuffledSamplesAreTheReferences) {
   const SampleIndex index = indexed(options);
   EXPECT_EQ(index.epochs(), 2);
   EXPECT_EQ(index.size(), 9);
-  EXPECT_EQ(index.order(), (Numbers{2, 2, 4, 1, 0, 3, 4, 0, 1, 3}));
+  EXPECT_EQ(order_of(index), (Numbers{2, 2, 4, 1, 0, 3, 4, 0, 1, 3}));
   EXPECT_EQ(
-      index.places(),
+      places_of(index),
       (std::vector<Place>{
           {0, 0}, {0, 4}, {1, 1}, {1, 5}, {2, 2}, {3, 0}, {4, 1}, {5, 0}, {6, 3}, {7, 1}, {8, 0}}));
-  EXPECT_EQ(index.visits(), (Numbers{7, 3, 5, 1, 4, 8, 0, 2, 6, 9}));
+  EXPECT_EQ(visits_of(index), (Numbers{7, 3, 5, 1, 4, 8, 0, 2, 6, 9}));
   EXPECT_EQ(sample(index, 0), (std::vector<std::int64_t>{300, 400, 401, 402, 403}));
   EXPECT_EQ(sample(index, 1), (std::vector<std::int64_t>{205, 206, 400, 401, 402}));
   EXPECT_EQ(sample(index, 2), (std::vector<std::int64_t>{100, 101, 102, 0, 1}));
@@ -114,24 +128,24 @@ TEST(SampleIndex, WholeDocumentsArePackedAsTheReferencePacksThem) {
   options.wanted = 6;
   const SampleIndex index = indexed(options);
   EXPECT_EQ(index.size(), 5);
-  EXPECT_EQ(index.order(), (Numbers{2, 0, 4, 3, 1, 0, 1, 2}));
-  EXPECT_EQ(index.places(),
+  EXPECT_EQ(order_of(index), (Numbers{2, 0, 4, 3, 1, 0, 1, 2}));
+  EXPECT_EQ(places_of(index),
             (std::vector<Place>{{0, 0}, {1, 0}, {2, 0}, {4, 0}, {6, 0}, {7, 0}, {8, 0}}));
-  EXPECT_EQ(index.visits(), (Numbers{2, 1, 5, 0, 4, 3}));
+  EXPECT_EQ(visits_of(index), (Numbers{2, 1, 5, 0, 4, 3}));
 
   options.length = 5;
   options.seed = 7;
   options.chopped = false;  // leaves out the document of seven tokens
   const SampleIndex whole = indexed(options);
-  EXPECT_EQ(whole.order(), (Numbers{3, 4, 1, 0, 4, 1}));
-  EXPECT_EQ(whole.visits(), (Numbers{3, 5, 0, 2, 1, 4}));
+  EXPECT_EQ(order_of(whole), (Numbers{3, 4, 1, 0, 4, 1}));
+  EXPECT_EQ(visits_of(whole), (Numbers{3, 5, 0, 2, 1, 4}));
 
   options = {.length = 8, .wanted = 5, .packing = Packing::until_overflow};
   const SampleIndex useful(
       0, 5, [](std::int64_t d) { return lengths[static_cast<std::size_t>(d)]; }, options,
       [](std::int64_t d) { return d == 2; });
-  EXPECT_EQ(useful.order(), (Numbers{3, 1, 0, 4, 1, 3, 4, 0, 3, 1, 4}));
-  EXPECT_EQ(useful.places(),
+  EXPECT_EQ(order_of(useful), (Numbers{3, 1, 0, 4, 1, 3, 4, 0, 3, 1, 4}));
+  EXPECT_EQ(places_of(useful),
             (std::vector<Place>{{0, 0}, {3, 0}, {5, 0}, {7, 0}, {10, 0}, {11, 0}}));
 
   options.chopped = false;
@@ -146,10 +160,10 @@ TEST(SampleIndex, UnpackedSamplesAreADocumentEach) {
   options.length = 8;
   options.wanted = 6;
   const SampleIndex index = indexed(options);
-  EXPECT_EQ(index.order(), (Numbers{0, 1, 2, 3, 4, 0, 1}));
-  EXPECT_EQ(index.places(),
+  EXPECT_EQ(order_of(index), (Numbers{0, 1, 2, 3, 4, 0, 1}));
+  EXPECT_EQ(places_of(index),
             (std::vector<Place>{{0, 0}, {1, 0}, {2, 0}, {3, 0}, {4, 0}, {5, 0}, {6, 0}}));
-  EXPECT_EQ(index.visits(), (Numbers{2, 1, 5, 0, 4, 3}));
+  EXPECT_EQ(visits_of(index), (Numbers{2, 1, 5, 0, 4, 3}));
   EXPECT_EQ(index.epochs(), 2);
 }
 
@@ -162,7 +176,7 @@ TEST(SampleIndex, AsManyEpochsAsTheSamplesNeedAndNoMore) {
   EXPECT_EQ(indexed(options).epochs(), 2);
   options.wanted = 0;
   options.epochs = 3;
-  EXPECT_EQ(indexed(options).places().size(), 17u);  // 65 div 4 = 16
+  EXPECT_EQ(indexed(options).maps().places.size(), 17u);  // 65 div 4 = 16
 }
 
 TEST(SampleIndex, EmptyDocumentsHoldNoPlace) {
@@ -170,7 +184,7 @@ TEST(SampleIndex, EmptyDocumentsHoldNoPlace) {
   options.length = 2;
   options.shuffle = false;
   const SampleIndex index = indexed(options, {0, 2, 0, 0, 3, 0});
-  EXPECT_EQ(index.places(), (std::vector<Place>{{0, 0}, {4, 0}, {4, 2}}));
+  EXPECT_EQ(places_of(index), (std::vector<Place>{{0, 0}, {4, 0}, {4, 2}}));
 }
 
 TEST(SampleIndex, TooLittleTextIsRefused) {

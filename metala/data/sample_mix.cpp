@@ -22,7 +22,8 @@ bool nothing_to_learn(const TokenDataset& labels, std::int64_t document, std::in
 
 SampleMix::Part SampleMix::part(std::shared_ptr<const TokenDataset> dataset,
                                 std::shared_ptr<const TokenDataset> labels, std::int64_t first,
-                                std::int64_t last, const SampleOptions& options) {
+                                std::int64_t last, const SampleOptions& options,
+                                const IndexMapOptions& keeping) {
   const TokenDataset& set = *dataset;
   if (labels != nullptr) check_labels(set, *labels);
   std::int64_t tokens = 0;
@@ -33,8 +34,9 @@ SampleMix::Part SampleMix::part(std::shared_ptr<const TokenDataset> dataset,
     useless = [&labels, read](std::int64_t d) { return nothing_to_learn(*labels, d, read); };
   }
   try {
-    SampleIndex index(
-        first, last, [&](std::int64_t d) { return std::int64_t{set.length(d)}; }, options, useless);
+    SampleIndex index = sample_index(
+        set.prefix(), first, last, [&](std::int64_t d) { return std::int64_t{set.length(d)}; },
+        options, useless, keeping);
     return {std::move(dataset), std::move(labels), std::move(index), tokens,
             options.packing != Packing::packed};
   } catch (const Error& e) {
@@ -44,16 +46,17 @@ SampleMix::Part SampleMix::part(std::shared_ptr<const TokenDataset> dataset,
 
 SampleMix SampleMix::of_range(std::shared_ptr<const TokenDataset> dataset, std::int64_t first,
                               std::int64_t last, const SampleOptions& options,
-                              std::shared_ptr<const TokenDataset> labels) {
+                              std::shared_ptr<const TokenDataset> labels,
+                              const IndexMapOptions& keeping) {
   SampleMix mix;
   if (first >= last || (options.wanted == 0 && options.epochs == 0)) return mix;
-  mix.parts_.push_back(part(std::move(dataset), std::move(labels), first, last, options));
+  mix.parts_.push_back(part(std::move(dataset), std::move(labels), first, last, options, keeping));
   return mix;
 }
 
 SampleMix SampleMix::of_files(const std::vector<std::string>& prefixes, std::vector<double> weights,
-                              const SampleOptions& options,
-                              const std::vector<std::string>& labels) {
+                              const SampleOptions& options, const std::vector<std::string>& labels,
+                              const IndexMapOptions& keeping) {
   SampleMix mix;
   require(labels.empty() || labels.size() == prefixes.size(),
           "data: {} datasets but {} datasets of labels", prefixes.size(), labels.size());
@@ -75,8 +78,11 @@ SampleMix SampleMix::of_files(const std::vector<std::string>& prefixes, std::vec
     SampleOptions own = options;
     own.wanted = static_cast<std::int64_t>(
         std::ceil(static_cast<double>(options.wanted) * (weights[d] / sum) * 1.005));
+    IndexMapOptions own_keeping = keeping;
+    if (!keeping.part.empty()) own_keeping.part = fmt::format("{}_{}", keeping.part, d);
     const std::int64_t documents = dataset->documents();
-    mix.parts_.push_back(part(std::move(dataset), std::move(own_labels), 0, documents, own));
+    mix.parts_.push_back(
+        part(std::move(dataset), std::move(own_labels), 0, documents, own, own_keeping));
     used.push_back(weights[d]);
     samples += mix.parts_.back().index.size();
   }
@@ -120,8 +126,12 @@ std::int64_t SampleMix::read(std::int64_t i, std::int64_t vocabulary,
         (at.document > last.document || std::int64_t{at.document} == from.index.documents())) {
       break;
     }
+    require(at.document < from.index.documents(), "{}: sample {} runs out of documents",
+            from.dataset->prefix(), i);
     const std::int64_t document = from.index.document(at.document);
     std::int64_t left = from.dataset->length(document) - std::int64_t{at.offset};
+    require(left >= 0, "{}: sample {} begins behind the end of document {}", from.dataset->prefix(),
+            i, document);
     if (from.whole_documents && at.document == last.document)
       left = std::min<std::int64_t>(left, 1);
     const auto count = std::min(static_cast<std::size_t>(left), tokens.size() - done);

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "metala/data/index_maps.h"
 #include "metala/data/sample_index.h"
 #include "metala/data/splits.h"
 #include "metala/data/token_dataset.h"
@@ -24,13 +25,15 @@ class SampleMix {
   // if given, has a number for each token: what is to be predicted of it, below 0: nothing.
   static SampleMix of_range(std::shared_ptr<const TokenDataset>, std::int64_t first,
                             std::int64_t last, const SampleOptions&,
-                            std::shared_ptr<const TokenDataset> labels = nullptr);
+                            std::shared_ptr<const TokenDataset> labels = nullptr,
+                            const IndexMapOptions& = {});
 
   // All documents of several datasets, with the labels that `labels` names for each, if it does not
   // leave that empty. Dataset d provides ceil(wanted w_d 1.005) samples and the mix has as many as
   // all together (GPT-NeoX's numbers).
   static SampleMix of_files(const std::vector<std::string>& prefixes, std::vector<double> weights,
-                            const SampleOptions&, const std::vector<std::string>& labels = {});
+                            const SampleOptions&, const std::vector<std::string>& labels = {},
+                            const IndexMapOptions& = {});
 
   std::int64_t size() const;
   std::int64_t epochs() const;  // of the corpus that is read most often
@@ -54,7 +57,8 @@ class SampleMix {
     bool whole_documents = false;
   };
   static Part part(std::shared_ptr<const TokenDataset>, std::shared_ptr<const TokenDataset> labels,
-                   std::int64_t first, std::int64_t last, const SampleOptions&);
+                   std::int64_t first, std::int64_t last, const SampleOptions&,
+                   const IndexMapOptions&);
 
   std::vector<Part> parts_;
   std::optional<Blend> blend_;

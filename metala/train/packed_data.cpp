@@ -121,7 +121,7 @@ std::unique_ptr<PackedTask> PackedData::test_task(const RunConfig& c, std::int64
   return std::make_unique<PackedTask>(SampleMix(), test, task_options(c, groups));
 }
 
-PackedData open_packed_data(RunConfig& c) {
+PackedData open_packed_data(RunConfig& c, const IndexMapOptions& keeping) {
   PackedData data;
   const auto prefixes = prefixes_of(c);
   for (const auto& prefix : prefixes) require_dataset(prefix);
@@ -142,6 +142,11 @@ PackedData open_packed_data(RunConfig& c) {
   SampleOptions test = validation;
   test.wanted = one_evaluation;
 
+  const auto kept = [&](const char* part) {
+    IndexMapOptions own = keeping;
+    own.part = c.index_maps ? part : "";
+    return own;
+  };
   if (!c.data_path.empty()) {
     const auto set = std::make_shared<const TokenDataset>(TokenDataset::open(prefixes.front()));
     const auto borders = split_documents(c.split, set->documents());
@@ -150,20 +155,23 @@ PackedData open_packed_data(RunConfig& c) {
     if (!named.empty()) {
       labels = std::make_shared<const TokenDataset>(TokenDataset::open(named));
     }
-    data.training = SampleMix::of_range(set, borders[0], borders[1], training, labels);
-    data.validation = SampleMix::of_range(set, borders[1], borders[2], validation, labels);
-    data.test = SampleMix::of_range(set, borders[2], borders[3], test, labels);
+    data.training =
+        SampleMix::of_range(set, borders[0], borders[1], training, labels, kept("train"));
+    data.validation =
+        SampleMix::of_range(set, borders[1], borders[2], validation, labels, kept("valid"));
+    data.test = SampleMix::of_range(set, borders[2], borders[3], test, labels, kept("test"));
   } else {
     const auto mix = [&](const std::vector<std::string>& paths, const std::vector<double>& weights,
-                         const SampleOptions& options, const std::vector<std::string>& labels) {
+                         const SampleOptions& options, const std::vector<std::string>& labels,
+                         const char* part) {
       return SampleMix::of_files(paths, weights_of(c, paths, weights), options,
-                                 label_paths(paths, labels));
+                                 label_paths(paths, labels), kept(part));
     };
     data.training =
-        mix(c.train_data_paths, c.train_data_weights, training, c.train_label_data_paths);
-    data.validation =
-        mix(c.valid_data_paths, c.valid_data_weights, validation, c.valid_label_data_paths);
-    data.test = mix(c.test_data_paths, c.test_data_weights, test, c.test_label_data_paths);
+        mix(c.train_data_paths, c.train_data_weights, training, c.train_label_data_paths, "train");
+    data.validation = mix(c.valid_data_paths, c.valid_data_weights, validation,
+                          c.valid_label_data_paths, "valid");
+    data.test = mix(c.test_data_paths, c.test_data_weights, test, c.test_label_data_paths, "test");
   }
   require(data.training.size() > 0, "{}: its split leaves no document to train on",
           prefixes.front());

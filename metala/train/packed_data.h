@@ -31,8 +31,10 @@ struct PackedData {
 // Opens the datasets of a settled configuration and orders as many samples as GPT-NeoX would want:
 //   training train_iters B, validation (train_iters div eval_interval + 1) eval_iters B, test
 //   eval_iters B, for B = train_batch_size
-// With train_epochs, sets train_iters to what the data give. Throws Error for datasets prepared
-// with different tokenizers, or with another than metala.tokenizer.
-PackedData open_packed_data(RunConfig&);
+// With train_epochs, sets train_iters to what the data give. `keeping` (its part aside) says
+// whether this rank keeps the order of many samples beside the data; metala.index_maps can turn
+// that off. Throws Error for datasets prepared with different tokenizers, or with another than
+// metala.tokenizer.
+PackedData open_packed_data(RunConfig&, const IndexMapOptions& keeping = {});
 
 }  // namespace metala

@@ -84,6 +84,7 @@ struct RunConfig {
   std::string tokenizer;        // a folder or .model file; empty: the one kept with the data
   std::int64_t vocab_size = 0;  // instead of a tokenizer's, for data without one
   bool reset_state_at_documents = false;
+  bool index_maps = true;           // the order of many samples is kept beside the data
   std::string decay = "reference";  // all but norms and biases; or "matrices"
   std::string loss = "labels";  // the mean over all of a step; or "micro_batches": of their means
 };

@@ -82,6 +82,7 @@ void for_each_key(Run& c, Visit&& visit) {
   visit("metala.tokenizer", c.tokenizer);
   visit("metala.vocab_size", c.vocab_size);
   visit("metala.reset_state_at_documents", c.reset_state_at_documents);
+  visit("metala.index_maps", c.index_maps);
   visit("metala.decay", c.decay);
   visit("metala.loss", c.loss);
 }
