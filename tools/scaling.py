@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Prints the table of docs/scaling.md: what a training step costs on n GPUs, by a model of it.
 
-    tools/scaling.py [--step-ms 191 --parameters 374e6 --tokens 32768 ...]
+    tools/scaling.py [--step-ms 148.3 --parameters 374e6 --tokens 32768 ...]
 
 The step on one GPU is an input (measured); so are the bandwidth and latency of the links (assumed
 unless you have measured yours: `all_reduce_perf` of nccl-tests prints them). The model is written out
@@ -36,7 +36,7 @@ def step(a, gpus, tokens, bucket):
 
 def automatic_bucket(gpus):
     """metala train's own choice (train/zero_optimizer.h)."""
-    return min(max(2 * gpus, 16), 1024) * MIB
+    return min(max(2 * gpus, 128), 1024) * MIB
 
 
 def row(a, gpus, tokens, bucket):
@@ -50,7 +50,7 @@ def row(a, gpus, tokens, bucket):
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--parameters", type=float, default=374e6)
-    p.add_argument("--step-ms", type=float, default=191, help="of one GPU, measured")
+    p.add_argument("--step-ms", type=float, default=148.3, help="of one GPU, measured")
     p.add_argument("--tokens", type=int, default=32768, help="of that step")
     p.add_argument("--backward-share", type=float, default=0.6, help="of the step")
     p.add_argument("--gpus-per-node", type=int, default=8)

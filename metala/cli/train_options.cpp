@@ -176,7 +176,7 @@ void add_train_options(CLI::App& command, TrainCommand& o) {
       .add_option_function<double>(
           "--bucket-size",
           [&o](double mib) { o.trainer.bucket_bytes = static_cast<std::int64_t>(mib * (1 << 20)); },
-          "MiB of gradients that ranks sum at once; default: 2 for each rank, from 16 to 1024")
+          "MiB of gradients that ranks sum at once; default: 2 for each rank, from 128 to 1024")
       ->check(positive());
   add_rank_options(command, o.ranks);
 }

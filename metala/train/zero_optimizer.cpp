@@ -51,7 +51,7 @@ Tensor on_cpu(const Tensor& t) {
 
 std::int64_t automatic_bucket(int ranks) {
   constexpr std::int64_t mib = std::int64_t{1} << 20;
-  return std::clamp(2 * mib * ranks, 16 * mib, 1024 * mib);
+  return std::clamp(2 * mib * ranks, 128 * mib, 1024 * mib);
 }
 
 std::string part_name(const std::string& tensor, std::int64_t begin, std::int64_t end) {

@@ -32,8 +32,9 @@ struct ZeroOptions {
   Device device;
   DType working = DType::f32;  // of the matrices that the model reads: f32, or bf16, f16 on a GPU
   bool decay_all = false;      // false: only matrices decay; true: all but norms and biases
-  // Gradients in a bucket, at least; a tensor is never cut. 0: 2 MiB for each rank, from 16 MiB to
-  // 1 GiB, since a ring's latency, paid by every bucket, grows with the ranks (docs/scaling.md).
+  // Gradients in a bucket, at least; a tensor is never cut. 0: 2 MiB for each rank, from 128 MiB to
+  // 1 GiB. A ring's latency, paid by every bucket, grows with the ranks; and within a machine many
+  // small sums take more from the backward pass than they hide (docs/scaling.md).
   std::int64_t bucket_bytes = 0;
 };
 
