@@ -51,6 +51,28 @@ TEST(Program, AValueOutOfRangeIsMisuse) {
   EXPECT_TRUE(refuses(metala("plot run -o curve.jpg"), 2, "drawings are written as .svg or .png"));
 }
 
+TEST(Program, NumbersThatDoNotFitAreRefusedAndNotCut) {
+  const std::string shipped = METALA_SOURCE_DIR "/models/debian-en";
+  const std::string largest = "18446744073709551615";
+  const Outcome o = metala("generate --json -n 1 " + shipped + " hello --seed " + largest);
+  ASSERT_EQ(o.status, 0) << o.err;
+  EXPECT_EQ(nlohmann::json::parse(o.out)["seed"].dump(), largest);
+  for (const char* seed : {"18446744073709551616", "-1", "1.5"}) {
+    for (const char* command : {"generate x y", "chat x", "train x -o y"}) {
+      EXPECT_TRUE(refuses(metala(std::string(command) + " --seed=" + seed), 2,
+                          std::string("--seed: is ") + seed + "; wanted a whole number"));
+    }
+  }
+  EXPECT_TRUE(refuses(metala("train x -o y --steps 9223372036854775808"), 2, "below 2^63"));
+}
+
+TEST(Program, GreedyAndHowToDrawContradictEachOther) {
+  for (const char* drawing : {"--temperature 1", "--top-k 3", "--top-p 0.9", "--min-p 0.1"}) {
+    EXPECT_TRUE(
+        refuses(metala(std::string("generate x y --greedy ") + drawing), 2, "excludes --greedy"));
+  }
+}
+
 TEST(Program, HelpListsTheCommandsAndSucceeds) {
   const Outcome o = metala("--help");
   EXPECT_EQ(o.status, 0);

@@ -34,7 +34,7 @@ struct Options {
   std::string load;
   GenerationConfig asked;  // over generation_config.json's
   std::vector<std::string> stops;
-  std::int64_t seed = -1;
+  std::optional<std::uint64_t> seed;  // none: a random one
   bool plain = false;
   bool quiet = false;
 };
@@ -102,8 +102,7 @@ class Chat {
     options.asked.apply_to(conversation.options);
     if (!layout) plain_stops_ = plain_stops();
     conversation.framed = !layout;
-    conversation.options.sampling.seed =
-        options.seed >= 0 ? static_cast<std::uint64_t>(options.seed) : std::random_device{}();
+    conversation.options.sampling.seed = options.seed ? *options.seed : std::random_device{}();
     sample::check(conversation.options.sampling);
     conversation.stops = options.stops;
     for (const auto& stop : plain_stops_) conversation.stops.push_back(stop);
@@ -321,8 +320,7 @@ void add_chat(CLI::App& app) {
   command->add_option("--load", o.load, "Go on with a conversation that /save wrote");
   add_sampling_options(command, o.asked, o.stops, usual_options(), positive());
   command->add_flag("--plain", o.plain, "Lines of \"User: ...\" even if the folder has a template");
-  command->add_option("--seed", o.seed, "Seed of the draws; default: a random one")
-      ->check(not_negative());
+  command->add_option("--seed", o.seed, "Seed of the draws; default: a random one")->check(seed());
   add_device(command, o.device);
   command->add_flag("-q,--quiet", o.quiet, "No line of figures after an answer");
   command->callback([options] { Chat(*options).run(); });

@@ -9,6 +9,7 @@
 #include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -39,7 +40,7 @@ struct Options {
   std::vector<std::string> stops;
   bool greedy = false;
   bool ignore_end = false;
-  std::int64_t seed = -1;
+  std::optional<std::uint64_t> seed;  // none: a random one
   std::string save_state, load_state;
   bool json = false;
   bool quiet = false;
@@ -173,8 +174,7 @@ class Generation {
     if (options_.greedy) generation.sampling.temperature = 0;
     if (options_.ignore_end) generation.end_ids.clear();
     generation.log_probabilities = options_.log_probabilities;
-    generation.sampling.seed =
-        options_.seed >= 0 ? static_cast<std::uint64_t>(options_.seed) : std::random_device{}();
+    generation.sampling.seed = options_.seed ? *options_.seed : std::random_device{}();
     return generation;
   }
 
@@ -297,10 +297,13 @@ void add_generate(CLI::App& app) {
   command->add_option("--prompt-file", o.prompt_files, "A file that is one prompt; repeatable");
   command->add_option("--prompt-lines", o.prompt_lines, "A file with a prompt on each line");
   add_sampling_options(command, o.asked, o.stops, GenerationOptions(), not_negative());
-  command->add_flag("--greedy", o.greedy, "Always take the likeliest token");
+  CLI::Option* greedy = command->add_flag("--greedy", o.greedy, "Always take the likeliest token");
+  for (const char* drawing : {"--temperature", "--top-k", "--top-p", "--min-p"}) {
+    greedy->excludes(command->get_option(drawing));
+  }
   command->add_flag("--ignore-end", o.ignore_end, "Do not stop at the end-of-text token");
   command->add_option("--seed", o.seed, "Seed of the draw; default: a random one, printed")
-      ->check(not_negative());
+      ->check(seed());
   command
       ->add_option("--logprobs", o.log_probabilities,
                    "Report each token's log-probability and the n likeliest")

@@ -112,7 +112,9 @@ void add_optimizer_options(CLI::App& command, TrainCommand& o) {
       ->check(not_negative());
   command.add_flag("--recompute", o.trainer.model.recompute_blocks,
                    "Less memory: run each block again in the backward pass");
-  command.add_option("--seed", o.seed, "Of weights, order of data, dropout")->capture_default_str();
+  command.add_option("--seed", o.seed, "Of weights, order of data, dropout")
+      ->capture_default_str()
+      ->check(seed());
   add_device(&command, o.device);
   command
       .add_option("--dtype", o.dtype,
