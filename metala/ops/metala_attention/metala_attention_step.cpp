@@ -4,8 +4,10 @@
 #define HWY_TARGET_INCLUDE "metala/ops/metala_attention/metala_attention_step.cpp"
 #include <hwy/foreach_target.h>  // compiles the lines below once per instruction set
 
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "metala/ops/metala_attention/metala_attention_block-inl.h"
@@ -39,6 +41,17 @@ void load_token(const Head<float>& h, std::int64_t t, Token& token) {
   std::memset(token.mixed, 0, static_cast<std::size_t>(h.value_width) * sizeof(float));
 }
 
+// A state comes from memory, and its rows are taken up in an order that the hardware's prefetchers
+// do not follow: with this many rows on their way a step waits for bandwidth alone.
+constexpr std::int64_t rows_ahead = 16;
+
+HWY_INLINE void prefetch_rows(const Head<float>& h, std::int64_t begin, std::int64_t end) {
+  constexpr std::int64_t line = 64 / sizeof(float);
+  for (std::int64_t i = begin; i < std::min(end, h.key_width); ++i) {
+    for (std::int64_t j = 0; j < h.value_width; j += line) hwy::Prefetch(h.before[i] + j);
+  }
+}
+
 // Rows [i, i + rows) of the state take in v and are read out. Several rows share the loads of v and
 // of the output's sums.
 template <std::int64_t rows>
@@ -48,6 +61,7 @@ HWY_INLINE void pass_rows(const Head<float>& h, std::int64_t i, const float* v,
   for_lanes(static_cast<std::size_t>(h.value_width), [&](auto lanes) {
     const auto value = lanes.load(v);
     auto mixed = lanes.load(token.mixed);
+#pragma GCC unroll 4
     for (std::int64_t r = i; r < i + rows; ++r) {
       const auto past = lanes.load(before[r]);
       const auto addition =
@@ -73,12 +87,17 @@ void step_forward(const Head<float>& h, const HeadOutputs<float>& out, float* sp
       }
     }
     before = read_only(state);
+  } else {
+    prefetch_rows(h, 0, rows_ahead);
   }
   Token token;
   for (std::int64_t t = 0; t < h.tokens; ++t) {
     load_token(h, t, token);
     std::int64_t i = 0;
-    for (; i + 4 <= h.key_width; i += 4) pass_rows<4>(h, i, h.v[t], before, state, token);
+    for (; i + 4 <= h.key_width; i += 4) {
+      if (t == 0 && h.before) prefetch_rows(h, i + rows_ahead, i + rows_ahead + 4);
+      pass_rows<4>(h, i, h.v[t], before, state, token);
+    }
     for (; i < h.key_width; ++i) pass_rows<1>(h, i, h.v[t], before, state, token);
     before = read_only(state);
     finish(h, out, {t, 1, {h.q[t], 0}, {token.k, 0}, {h.v[t], 0}}, {token.mixed, 0});
