@@ -1,10 +1,12 @@
-// Linear maps of more than a few rows: a block of W is made wide once and meets every row of x.
+// Linear maps of more than a few rows: a block of rows of W at a time meets all rows of x. Here the
+// blocks are handed out, and weights in blocks of integers are multiplied as on every processor;
+// floats in linear_floats.cpp.
 //
 // The lanes of a vector are rows of x, which is laid out anew for it: panels of `lanes` rows, one
-// column after another. So a weight is broadcast and meets all rows of a panel in one multiply-add,
-// and a tile of sums, some rows of W by one or two vectors of rows of x, stays in registers.
-// Weights in blocks meet x in 16-bit integers (linear_cpu.h), two columns to a 32-bit word; what a
-// group of 32 adds up to becomes a float once.
+// pair of columns after another, in 16-bit integers (linear_cpu.h). So a pair of weights is
+// broadcast and meets all rows of a panel in one multiply-add, and a tile of sums, some rows of W
+// by one or two vectors of rows of x, stays in registers. What a group of 32 adds up to becomes a
+// float once.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "metala/ops/linear/linear_blocked.cpp"
 #include <hwy/foreach_target.h>  // compiles the lines below once per instruction set
@@ -13,6 +15,7 @@
 #include <hwy/highway.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <optional>
 #include <vector>
@@ -29,6 +32,8 @@ namespace metala::linear::cpu::HWY_NAMESPACE {
 
 using FloatWords = hn::RebindToSigned<Floats>;
 using FloatWord = hn::Vec<FloatWords>;
+
+constexpr std::size_t block_depth = 256;  // columns unpacked at a time: 16 KiB of a block
 
 // Registers for sums: 16 of 32, or 8 of 16.
 constexpr std::size_t sums_in_registers = HWY_LANES(float) >= 16 || HWY_ARCH_ARM_A64 ? 16 : 8;
@@ -55,77 +60,12 @@ void lay_out(const std::int32_t* rows, std::size_t stride, std::size_t count, st
   }
 }
 
-// sums[r][lane] (+)= sum_k w[r][k] x[k][lane] for a tile of rows.
-template <std::size_t rows, std::size_t vectors>
-HWY_INLINE void add_float_tile(const float* w, const std::int32_t* x, std::size_t depth,
-                               const Ahead& ahead, bool first, float* sums, std::size_t stride) {
-  const Floats d;
-  const std::size_t width = hn::Lanes(d);
-  Float tile[rows][vectors];
-  for (std::size_t r = 0; r < rows; ++r) {
-    for (std::size_t v = 0; v < vectors; ++v) tile[r][v] = hn::Zero(d);
-  }
-  const auto* columns = reinterpret_cast<const float*>(x);
-  for (std::size_t k = 0; k < depth; ++k, columns += vectors * width) {
-    ahead.fetch<rows>(k);
-    Float column[vectors];
-    for (std::size_t v = 0; v < vectors; ++v) column[v] = hn::LoadU(d, columns + v * width);
-    for (std::size_t r = 0; r < rows; ++r) {
-      const auto weight = hn::Set(d, w[r * block_depth + k]);
-      for (std::size_t v = 0; v < vectors; ++v) {
-        tile[r][v] = hn::MulAdd(weight, column[v], tile[r][v]);
-      }
-    }
-  }
-  for (std::size_t r = 0; r < rows; ++r) {
-    for (std::size_t v = 0; v < vectors; ++v) {
-      float* to = sums + r * stride + v * width;
-      hn::StoreU(first ? tile[r][v] : hn::Add(tile[r][v], hn::LoadU(d, to)), d, to);
-    }
-  }
-}
-
-template <class W>
-HWY_INLINE void widen_block(const WeightRows& w, std::size_t k, std::size_t depth, float* to) {
-  const std::size_t width = hn::Lanes(Floats());
-  for (std::size_t r = 0; r < w.count; ++r, to += block_depth) {
-    const W* from = reinterpret_cast<const W*>(w.row(r)) + k;
-    std::size_t at = 0;
-    for (; at + width <= depth; at += width) {
-      hn::StoreU(load_wide(from + at), Floats(), to + at);
-    }
-    for (; at < depth; ++at) to[at] = static_cast<float>(from[at]);
-  }
-}
-
-template <std::size_t vectors>
-void float_sums(const WeightRows& w, const Panels& x, float* sums) {
-  constexpr std::size_t rows = sums_in_registers / vectors;
-  HWY_ALIGN float block[block_rows * block_depth];
-  fill_up<rows>(w.count, block_depth, block);
-  const std::size_t stride = x.count * x.lanes;
-  for (std::size_t k = 0; k < w.in; k += block_depth) {
-    const std::size_t depth = std::min(block_depth, w.in - k);
-    if (w.type == DType::bf16) {
-      widen_block<bf16>(w, k, depth, block);
-    } else if (w.type == DType::f16) {
-      widen_block<f16>(w, k, depth, block);
-    } else {
-      widen_block<float>(w, k, depth, block);
-    }
-    for (std::size_t p = 0; p < x.count; ++p) {
-      for (std::size_t r = 0; r < w.count; r += rows) {
-        add_float_tile<rows, vectors>(block + r * block_depth, x.at(p, k), depth,
-                                      p == 0 ? ahead_of(w, r, k) : Ahead(), k == 0,
-                                      sums + r * stride + p * x.lanes, stride);
-      }
-    }
-  }
-}
-
-void block_of_floats(const WeightRows& w, const Panels& x, float* sums) {
-  if (x.lanes == vector_lanes()) return float_sums<1>(w, x, sums);
-  float_sums<2>(w, x, sums);
+// Zeros for the rows that a block of `count` rows of W lacks to whole tiles of `rows`.
+template <std::size_t rows, class T>
+void fill_up(std::size_t count, std::size_t row_length, T* block) {
+  static_assert(block_rows % rows == 0);
+  const std::size_t whole = (count + rows - 1) / rows * rows;
+  std::fill_n(block + count * row_length, (whole - count) * row_length, T{0});
 }
 
 // Adds the products of pairs of 16-bit integers, to be taken together by `sum_of_pairs`.
@@ -150,7 +90,8 @@ HWY_INLINE Float sum_of_pairs(FloatWord even, FloatWord odd) {
 #endif
 }
 
-// The same for integers in groups: words are pairs of columns, scales[r][group].
+// sums[r][lane] (+)= sum_k w[r][k] x[k][lane] for a tile of rows: words are pairs of columns, each
+// group's sum is multiplied by scales[r][group].
 template <std::size_t rows, std::size_t vectors>
 HWY_INLINE void add_packed_tile(const std::int16_t* w, const float* scales, const std::int32_t* x,
                                 std::size_t depth, const Ahead& ahead, bool first, float* sums,
@@ -162,13 +103,14 @@ HWY_INLINE void add_packed_tile(const std::int16_t* w, const float* scales, cons
   for (std::size_t r = 0; r < rows; ++r) {
     for (std::size_t v = 0; v < vectors; ++v) tile[r][v] = hn::Zero(d);
   }
-  for (std::size_t g = 0; g < depth / group; ++g) {
+  const std::size_t groups = depth / group;
+  for (std::size_t g = 0; g < groups; ++g) {
+    if (g * rows % groups < rows) ahead.fetch(g * rows / groups);
     FloatWord even[rows][vectors], odd[rows][vectors];
     for (std::size_t r = 0; r < rows; ++r) {
       for (std::size_t v = 0; v < vectors; ++v) even[r][v] = odd[r][v] = hn::Zero(dw);
     }
     for (std::size_t k = 0; k < group / 2; ++k, x += vectors * width) {
-      ahead.fetch<rows>(g * (group / 2) + k);
       FloatWord column[vectors];
       for (std::size_t v = 0; v < vectors; ++v) column[v] = hn::LoadU(dw, x + v * width);
       for (std::size_t r = 0; r < rows; ++r) {
@@ -196,7 +138,7 @@ HWY_INLINE void add_packed_tile(const std::int16_t* w, const float* scales, cons
 }
 
 template <std::size_t vectors>
-void packed_sums(const WeightRows& w, const Panels& x, float* sums) {
+void packed_sums(const WeightRows& w, const WeightRows& next, const Panels& x, float* sums) {
   constexpr std::size_t rows = sums_in_registers / 2 / vectors;
   constexpr std::size_t groups = block_depth / group;
   HWY_ALIGN std::int16_t block[block_rows * block_depth];
@@ -214,17 +156,49 @@ void packed_sums(const WeightRows& w, const Panels& x, float* sums) {
     }
     for (std::size_t p = 0; p < x.count; ++p) {
       for (std::size_t r = 0; r < w.count; r += rows) {
-        add_packed_tile<rows, vectors>(block + r * block_depth, scales + r * groups, x.at(p, k / 2),
-                                       depth, p == 0 ? ahead_of(w, r, k) : Ahead(), k == 0,
-                                       sums + r * stride + p * x.lanes, stride);
+        add_packed_tile<rows, vectors>(
+            block + r * block_depth, scales + r * groups, x.at(p, k / 2), depth,
+            p == 0 ? ahead_of(w, next, block_rows, block_depth, r, k) : Ahead(), k == 0,
+            sums + r * stride + p * x.lanes, stride);
       }
     }
   }
 }
 
-void block_of_integers(const WeightRows& w, const Panels& x, float* sums) {
-  if (x.lanes == vector_lanes()) return packed_sums<1>(w, x, sums);
-  packed_sums<2>(w, x, sums);
+void block_of_integers(const WeightRows& w, const WeightRows& next, const Panels& x, float* sums) {
+  if (x.lanes == vector_lanes()) return packed_sums<1>(w, next, x, sums);
+  packed_sums<2>(w, next, x, sums);
+}
+
+// to[n][o] = from[o][n] for n < `count` and the `rows` rows o of a block.
+void transpose(const float* from, std::size_t stride, std::size_t rows, std::size_t count,
+               float* to) {
+#if HWY_TARGET != HWY_SCALAR
+  const hn::CappedTag<float, 4> d;
+  const hn::Repartition<double, decltype(d)> pairs;
+  for (std::size_t o = 0; o < rows; o += 4) {
+    for (std::size_t n = 0; n < count; n += 4) {
+      const float* at = from + o * stride + n;
+      const auto r0 = hn::LoadU(d, at), r1 = hn::LoadU(d, at + stride);
+      const auto r2 = hn::LoadU(d, at + 2 * stride), r3 = hn::LoadU(d, at + 3 * stride);
+      const auto low01 = hn::BitCast(pairs, hn::InterleaveLower(d, r0, r1));
+      const auto low23 = hn::BitCast(pairs, hn::InterleaveLower(d, r2, r3));
+      const auto high01 = hn::BitCast(pairs, hn::InterleaveUpper(d, r0, r1));
+      const auto high23 = hn::BitCast(pairs, hn::InterleaveUpper(d, r2, r3));
+      float* out = to + n * block_rows + o;
+      hn::StoreU(hn::BitCast(d, hn::InterleaveLower(pairs, low01, low23)), d, out);
+      hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(pairs, low01, low23)), d, out + block_rows);
+      hn::StoreU(hn::BitCast(d, hn::InterleaveLower(pairs, high01, high23)), d,
+                 out + 2 * block_rows);
+      hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(pairs, high01, high23)), d,
+                 out + 3 * block_rows);
+    }
+  }
+#else
+  for (std::size_t n = 0; n < count; ++n) {
+    for (std::size_t o = 0; o < rows; ++o) to[n * block_rows + o] = from[o * stride + n];
+  }
+#endif
 }
 
 }  // namespace metala::linear::cpu::HWY_NAMESPACE
@@ -234,31 +208,27 @@ HWY_AFTER_NAMESPACE();
 namespace metala::linear::cpu {
 HWY_EXPORT(vector_lanes);
 HWY_EXPORT(lay_out);
-HWY_EXPORT(block_of_floats);
 HWY_EXPORT(block_of_integers);
+HWY_EXPORT(transpose);
 
 namespace {
 
-// Owns the words of panels.
+// Owns the words of panels: `words` of 32 bits for each of `count` rows of x, `lanes` rows each.
 class LaidOut {
  public:
-  // Rows of `words` 32-bit words each; in panels of one vector of `width` lanes, or of two.
-  LaidOut(const void* rows, std::int64_t stride, std::int64_t count, std::int64_t words,
-          std::size_t width_of_vectors) {
-    const auto width = static_cast<std::int64_t>(width_of_vectors);
-    const std::int64_t lanes = count <= width ? width : 2 * width;
-    const std::int64_t panels = (count + lanes - 1) / lanes;
-    words_ = Tensor::uninitialized({panels, words, lanes}, DType::i32);
-    constexpr std::int64_t columns = 128;  // at a time
-    const std::int64_t parts = (words + columns - 1) / columns;
-    const auto lay = HWY_DYNAMIC_DISPATCH(lay_out);
+  // In parts of some columns, which `lay(panel, first word, words, to)` lays out.
+  template <class Lay>
+  LaidOut(std::int64_t count, std::int64_t words, std::size_t lanes, std::int64_t part, Lay lay) {
+    const auto width = static_cast<std::int64_t>(lanes);
+    const std::int64_t panels = (count + width - 1) / width;
+    words_ = Tensor::uninitialized({panels, words, width}, DType::i32);
+    const std::int64_t parts = (words + part - 1) / part;
     parallel_ranges(panels * parts, 4, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i) {
-        const std::int64_t first = i / parts * lanes, k = i % parts * columns;
-        lay(static_cast<const std::int32_t*>(rows) + first * stride + k,
-            static_cast<std::size_t>(stride), static_cast<std::size_t>(count - first),
-            static_cast<std::size_t>(std::min(columns, words - k)), static_cast<std::size_t>(lanes),
-            words_.data<std::int32_t>() + (i / parts * words + k) * lanes);
+        const std::int64_t panel = i / parts, k = i % parts * part;
+        lay(static_cast<std::size_t>(panel * width), static_cast<std::size_t>(k),
+            static_cast<std::size_t>(std::min(part, words - k)),
+            words_.data<std::int32_t>() + (panel * words + k) * width);
       }
     });
   }
@@ -273,6 +243,45 @@ class LaidOut {
   Tensor words_;
 };
 
+LaidOut laid_out_floats(const Tensor& x, bool of_bf16) {
+  const auto two = static_cast<std::int64_t>(2 * float_lanes());
+  const std::int64_t in = x.size(1), words = (in + two - 1) / two * two;
+  return {x.size(0), words, panel_rows, 256,
+          [&](std::size_t row, std::size_t k, std::size_t some, std::int32_t* to) {
+            const auto rows = static_cast<std::size_t>(x.size(0)) - row;
+            const auto stride = static_cast<std::size_t>(x.stride(0));
+            const std::size_t columns = std::min(some, static_cast<std::size_t>(in) - k);
+            lay_out_floats(x.data<float>() + row * stride + k, stride, std::min(rows, panel_rows),
+                           columns, of_bf16, reinterpret_cast<float*>(to));
+          }};
+}
+
+// For the portable form: pairs of columns in panels of one vector, or of two.
+LaidOut laid_out_pairs(const RoundedRows& x) {
+  const std::size_t count = x.steps.size(), words = x.width / 2;
+  const std::size_t width = HWY_DYNAMIC_DISPATCH(vector_lanes)();
+  const std::size_t lanes = count <= width ? width : 2 * width;
+  const auto lay = HWY_DYNAMIC_DISPATCH(lay_out);
+  const auto* rows = reinterpret_cast<const std::int32_t*>(x.rows.get());
+  return {static_cast<std::int64_t>(count), static_cast<std::int64_t>(words), lanes, 128,
+          [&](std::size_t row, std::size_t k, std::size_t some, std::int32_t* to) {
+            lay(rows + row * words + k, words, count - row, some, lanes, to);
+          }};
+}
+
+LaidOut laid_out_for_vnni(const RoundedRows& x) {
+  const auto words = [](std::size_t columns) {
+    return static_cast<std::int64_t>(vnni::words_of(columns));
+  };
+  constexpr std::size_t part = 256;  // columns
+  return {static_cast<std::int64_t>(x.steps.size()), words(x.width), vnni::lanes, words(part),
+          [&](std::size_t row, std::size_t k, std::size_t some, std::int32_t* to) {
+            const std::size_t column = k / vnni::words_of(part) * part;
+            vnni::lay_out(x.rows.get() + row * x.width + column, x.width, x.steps.size() - row,
+                          some / vnni::words_of(quantized::group) * quantized::group, to);
+          }};
+}
+
 }  // namespace
 
 void forward_blocked(const Tensor& x, std::span<const Map> maps, bool accumulate) {
@@ -281,47 +290,61 @@ void forward_blocked(const Tensor& x, std::span<const Map> maps, bool accumulate
   const profile::Scope scope("matrix products", flops_of(x, maps));
   // Which instructions Highway has chosen says nothing of which this processor has beside them.
   const bool by_vnni = vnni::available();
-  const std::size_t width = HWY_DYNAMIC_DISPATCH(vector_lanes)();
-  std::optional<LaidOut> floats, integers;
+  std::optional<LaidOut> floats, of_bf16, integers;
   RoundedRows round;
-  if (any_in_floats(maps)) floats.emplace(x.raw(), x.stride(0), rows, in, width);
-  if (any_in_blocks(maps)) {
-    round = rounded(x);
-    integers.emplace(round.rows.get(), in / 2, rows, in / 2, by_vnni ? vnni::lanes : width);
+  for (const auto& map : maps) {
+    const DType type = map.weight.dtype();
+    if (type == DType::bf16) {
+      if (!of_bf16) of_bf16 = laid_out_floats(x, true);
+    } else if (!in_blocks(type)) {
+      if (!floats) floats = laid_out_floats(x, false);
+    } else if (!integers) {
+      round = rounded(x);
+      integers = by_vnni ? laid_out_for_vnni(round) : laid_out_pairs(round);
+    }
   }
-  const std::vector<Chunk> chunks = shrinking_chunks(maps, tile_rows);
-  const auto with_floats = HWY_DYNAMIC_DISPATCH(block_of_floats);
   const auto with_integers =
       by_vnni ? vnni::block_of_integers : HWY_DYNAMIC_DISPATCH(block_of_integers);
-  const auto work_on = [&](const Chunk& block) {
+  const auto transposed = HWY_DYNAMIC_DISPATCH(transpose);
+  const std::vector<Chunk> blocks = even_chunks(maps, block_rows);
+  const auto work_on = [&](const Chunk& block, const WeightRows& next) {
     const WeightRows w = block.weights();
     const Results results = block.results(accumulate);
     const bool packed = in_blocks(w.type);
-    const LaidOut& laid_out = packed ? *integers : *floats;
+    const LaidOut& laid_out = packed ? *integers : w.type == DType::bf16 ? *of_bf16 : *floats;
     const std::size_t lanes = laid_out.lanes();
-    HWY_ALIGN float sums[block_rows * block_lanes];
-    if (in == 0) std::fill_n(sums, block_rows * block_lanes, 0.0f);
+    HWY_ALIGN float sums[block_lanes * block_rows], by_lane[block_rows * block_lanes];
+    if (in == 0) {
+      std::fill_n(sums, block_rows * block_lanes, 0.0f);
+      std::fill_n(by_lane, block_rows * block_lanes, 0.0f);
+    }
     for (std::size_t first = 0; first < static_cast<std::size_t>(rows); first += block_lanes) {
       const Panels panels = laid_out.panels(first / lanes, block_lanes / lanes);
-      packed ? with_integers(w, panels, sums) : with_floats(w, panels, sums);
-      const std::size_t stride = panels.count * lanes;
-      const std::size_t live = std::min(stride, static_cast<std::size_t>(rows) - first);
+      const std::size_t live = std::min(block_lanes, static_cast<std::size_t>(rows) - first);
+      if (packed) {
+        with_integers(w, next, panels, by_lane);
+        transposed(by_lane, panels.count * lanes, w.count, live, sums);
+      } else {
+        block_of_floats(w, next, panels, sums);
+      }
       for (std::size_t n = 0; n < live; ++n) {
-        const float step = packed ? round.steps[first + n] : 1.0f;
-        for (std::size_t o = 0; o < w.count; ++o) {
-          results.put(first + n, o, step * sums[o * stride + n]);
-        }
+        results.put_row(first + n, w.count, packed ? round.steps[first + n] : 1.0f,
+                        sums + n * block_rows);
       }
     }
   };
-  parallel_tasks(static_cast<std::int64_t>(chunks.size()), [&](std::int64_t i) {
-    Chunk block = chunks[static_cast<std::size_t>(i)];
-    const std::int64_t end = block.end;
-    for (; block.begin < end; block.begin = block.end) {
-      block.end = std::min<std::int64_t>(block.begin + block_rows, end);
-      work_on(block);
-    }
-  });
+  // Each thread knows the block after the one that it works on, for its weights to be on their way.
+  std::atomic<std::size_t> taken = 0;
+  const auto take = [&] { return taken.fetch_add(1, std::memory_order_relaxed); };
+  parallel_tasks(std::min<std::int64_t>(thread_count(), static_cast<std::int64_t>(blocks.size())),
+                 [&](std::int64_t) {
+                   std::size_t next = take();
+                   while (next < blocks.size()) {
+                     const Chunk& block = blocks[next];
+                     next = take();
+                     work_on(block, next < blocks.size() ? blocks[next].weights() : WeightRows());
+                   }
+                 });
 }
 
 }  // namespace metala::linear::cpu

@@ -8,7 +8,7 @@
 #include "metala/ops/linear/linear_vnni_cpu.h"
 
 namespace metala::linear::cpu {
-std::vector<Chunk> shrinking_chunks(std::span<const Map> maps, std::int64_t multiple) {
+std::vector<Chunk> shrinking_chunks(std::span<const Map> maps) {
   constexpr std::size_t least_bytes = std::size_t{64} << 10;
   std::size_t left = 0;
   for (const auto& map : maps) left += map.weight.bytes();
@@ -20,12 +20,22 @@ std::vector<Chunk> shrinking_chunks(std::span<const Map> maps, std::int64_t mult
         bytes_of(map.weight.dtype(), static_cast<std::size_t>(map.weight.size(1))) + 1;
     for (std::int64_t at = 0; at < rows;) {
       const std::size_t bytes = std::max(left / shares, least_bytes);
-      const std::int64_t count =
-          (static_cast<std::int64_t>(bytes / row_bytes) / multiple + 1) * multiple;
+      const auto count = static_cast<std::int64_t>(bytes / row_bytes) + 1;
       const std::int64_t end = std::min(at + count, rows);
       chunks.push_back({&map, at, end});
       left -= std::min(left, static_cast<std::size_t>(end - at) * row_bytes);
       at = end;
+    }
+  }
+  return chunks;
+}
+
+std::vector<Chunk> even_chunks(std::span<const Map> maps, std::int64_t count) {
+  std::vector<Chunk> chunks;
+  for (const auto& map : maps) {
+    const std::int64_t rows = map.weight.size(0);
+    for (std::int64_t at = 0; at < rows; at += count) {
+      chunks.push_back({&map, at, std::min(at + count, rows)});
     }
   }
   return chunks;
@@ -74,7 +84,7 @@ void forward_streaming(const Tensor& x, std::span<const Map> maps, bool accumula
   const RoundedRows integers = any_in_blocks(maps) ? rounded(x) : RoundedRows();
   const bool vnni = vnni::available() && any_of_type(maps, DType::q4);
   const vnni::BytePlanes planes = vnni ? vnni::planes_of(integers) : vnni::BytePlanes();
-  const std::vector<Chunk> chunks = shrinking_chunks(maps, 1);
+  const std::vector<Chunk> chunks = shrinking_chunks(maps);
   parallel_tasks(static_cast<std::int64_t>(chunks.size()), [&](std::int64_t i) {
     const Chunk& chunk = chunks[static_cast<std::size_t>(i)];
     const WeightRows weights = chunk.weights();

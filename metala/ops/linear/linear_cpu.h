@@ -14,7 +14,7 @@ namespace metala::linear::cpu {
 // Up to here x meets W row by row; beyond, in blocks (README, "Ladder").
 constexpr std::int64_t streaming_rows = 4;
 
-// Beyond these, f32 weights go to the BLAS, which is as fast and rounds less.
+// Beyond these, f32 weights go to the BLAS, which is as fast.
 constexpr std::int64_t blocked_rows_of_f32 = 32;
 
 // f32 x; W in any type. One to `streaming_rows` rows of x: W is streamed once, row by row.
@@ -30,10 +30,10 @@ void backward_weight_blas(const Tensor& dy, const Tensor& x, Tensor dweight, Ten
 
 // Some consecutive rows of W.
 struct WeightRows {
-  const std::byte* first;
-  std::size_t row_bytes;
-  DType type;
-  std::size_t count, in;
+  const std::byte* first = nullptr;
+  std::size_t row_bytes = 0;
+  DType type = DType::f32;
+  std::size_t count = 0, in = 0;
   const std::byte* row(std::size_t r) const { return first + r * row_bytes; }
 };
 
@@ -48,6 +48,9 @@ struct Results {
     const float sum = value + (bias == nullptr ? 0.0f : bias[o]);
     to = accumulate ? to + sum : sum;
   }
+  void put_row(std::size_t n, std::size_t count, float factor, const float* values) const {
+    for (std::size_t o = 0; o < count; ++o) put(n, o, factor * values[o]);
+  }
 };
 
 // What a thread works on at a time: rows [begin, end) of one map.
@@ -58,10 +61,12 @@ struct Chunk {
   Results results(bool accumulate) const;
 };
 
-// All rows of all maps, in chunks of a multiple of `multiple` rows (the last of a map may be
-// shorter). They shrink as what is left shrinks: long ones for the prefetcher, short ones last, so
-// that threads end together although one reads faster than another.
-std::vector<Chunk> shrinking_chunks(std::span<const Map>, std::int64_t multiple);
+// All rows of all maps. Chunks shrink as what is left shrinks: long ones for the prefetcher, short
+// ones last, so that threads end together although one reads faster than another.
+std::vector<Chunk> shrinking_chunks(std::span<const Map>);
+
+// The same in chunks of `count` rows.
+std::vector<Chunk> even_chunks(std::span<const Map>, std::int64_t count);
 
 // x in 16-bit integers, x[n][i] = steps[n] rows[n][i], for W in blocks: its error, 2^-16 of a row's
 // largest element, is far below that of the weights. They reach to 32639 = 127 * 257, so that each

@@ -22,9 +22,10 @@ struct Case {
 };
 // One row (decoding), rows around the switch from streaming to blocks, sizes at the seams of
 // vectors and blocks.
-const Case cases[] = {{1, 1, 1},    {1, 64, 33},   {1, 1000, 70}, {2, 17, 16},  {3, 63, 5},
-                      {4, 64, 64},  {7, 65, 129},  {8, 100, 31},  {9, 100, 31}, {16, 257, 66},
-                      {40, 48, 50}, {259, 30, 65}, {0, 5, 4},     {6, 0, 3},    {6, 3, 0}};
+const Case cases[] = {{1, 1, 1},    {1, 64, 33},   {1, 1000, 70}, {2, 17, 16},
+                      {3, 63, 5},   {4, 64, 64},   {7, 65, 129},  {8, 100, 31},
+                      {9, 100, 31}, {16, 257, 66}, {40, 48, 50},  {259, 30, 65},
+                      {0, 5, 4},    {6, 0, 3},     {6, 3, 0},     {5, 1030, 35}};
 
 // Summing n products rounds by at most about sqrt(n) eps of the largest sum here; 3e-6 covers
 // n = 1000 with room.

@@ -23,8 +23,18 @@ BytePlanes planes_of(const RoundedRows& x);
 // As stream_integers, for q4 weights.
 void stream_q4(const WeightRows&, const BytePlanes& x, const Results&);
 
-// As its portable form, for panels of `lanes` lanes or twice as many.
+// Many rows of x: panels of `lanes` rows. For each group of 32 columns 16 words of four columns
+// each, their high bytes and then their low ones by turns, and a word of the group's sum, negative.
 constexpr std::size_t lanes = 16;
-void block_of_integers(const WeightRows&, const Panels& x, float* sums);
+constexpr std::size_t words_of(std::size_t columns) {
+  return columns / quantized::group * 17;
+}
+
+// The first `columns` columns of `count` rows of x, at most `lanes`; zero past `count`.
+void lay_out(const std::int16_t* rows, std::size_t stride, std::size_t count, std::size_t columns,
+             std::int32_t* to);
+
+// As its portable form, for these panels.
+void block_of_integers(const WeightRows&, const WeightRows& next, const Panels& x, float* sums);
 
 }  // namespace metala::linear::cpu::vnni

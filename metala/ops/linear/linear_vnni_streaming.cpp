@@ -1,139 +1,11 @@
-// Functions carry the instructions that they are compiled for, and lambdas would not.
-#include "metala/ops/linear/linear_vnni_cpu.h"
-
-#include <atomic>
-
-#include "metala/base/error.h"
-
-#if defined(__x86_64__)
-#if defined(__GNUC__) && !defined(__clang__)
-// GCC 12 warns of its own intrinsics, which begin with values left undefined (its bug 105593).
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#endif
-#include <immintrin.h>
+// Few rows of x with q4 weights on processors with AVX-512 VNNI.
+#include "metala/ops/linear/linear_vnni-inl.h"
 
 #include <cstring>
 
-#define METALA_VNNI \
-  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,fma,f16c")))
-#define METALA_VNNI_INLINE METALA_VNNI __attribute__((always_inline)) inline
-
+#if defined(__x86_64__)
 namespace metala::linear::cpu::vnni {
 namespace {
-
-constexpr std::size_t group = quantized::group;
-constexpr std::size_t pair = quantized::multiple;
-constexpr std::size_t width = lanes;  // of 32 bits, of a vector
-constexpr std::size_t groups_of_block = block_depth / group;
-constexpr std::size_t sums_in_registers = 16;
-
-bool supported() {
-  __builtin_cpu_init();
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni") &&
-         __builtin_cpu_supports("fma");
-}
-
-std::atomic<bool>& enabled() {
-  static std::atomic<bool> on{supported()};
-  return on;
-}
-
-METALA_VNNI_INLINE __mmask16 first_lanes(std::size_t count) {
-  return count >= width ? __mmask16{0xffff} : static_cast<__mmask16>((1u << count) - 1);
-}
-
-// The scales of a row's groups from `first` on, `count` of them, as floats.
-METALA_VNNI_INLINE void widen_scales(const std::byte* row, std::size_t first, std::size_t count,
-                                     float* to) {
-  const std::byte* from = row + 2 * first;
-  for (std::size_t at = 0; at < count; at += width) {
-    const __mmask16 live = first_lanes(count - at);
-    const __m256i halves = _mm256_maskz_loadu_epi16(live, from + 2 * at);
-    _mm512_mask_storeu_ps(to + at, live, _mm512_cvtph_ps(halves));
-  }
-}
-
-METALA_VNNI_INLINE void unpack8(const std::byte* integers, std::size_t n, std::int16_t* to) {
-  for (std::size_t at = 0; at < n; at += group) {
-    const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(integers + at));
-    _mm512_storeu_si512(to + at, _mm512_cvtepi8_epi16(bytes));
-  }
-}
-
-METALA_VNNI_INLINE void unpack4(const std::byte* integers, std::size_t n, std::int16_t* to) {
-  for (std::size_t at = 0; at < n; at += pair) {
-    const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(integers + at / 2));
-    const __m512i wide = _mm512_cvtepi8_epi16(both);
-    _mm512_storeu_si512(to + at, _mm512_srai_epi16(_mm512_slli_epi16(wide, 12), 12));
-    _mm512_storeu_si512(to + at + group, _mm512_srai_epi16(wide, 4));
-  }
-}
-
-// sums[r][lane] (+)= sum over groups of scales[r][group] times the sum of w[r][k] x[k][lane].
-template <std::size_t rows, std::size_t vectors>
-METALA_VNNI_INLINE void add_tile(const std::int16_t* w, const float* scales, const std::int32_t* x,
-                                 std::size_t depth, const Ahead& ahead, bool first, float* sums,
-                                 std::size_t stride) {
-  for (std::size_t g = 0; g < depth / group; ++g) {
-    __m512i tile[rows][vectors];
-    for (std::size_t r = 0; r < rows; ++r) {
-      for (std::size_t v = 0; v < vectors; ++v) tile[r][v] = _mm512_setzero_si512();
-    }
-    for (std::size_t k = 0; k < group / 2; ++k) ahead.fetch<rows>(g * (group / 2) + k);
-    const std::int16_t* at = w + g * group;
-#pragma GCC unroll 16
-    for (std::size_t k = 0; k < group / 2; ++k, x += vectors * width, at += 2) {
-      __m512i column[vectors];
-      for (std::size_t v = 0; v < vectors; ++v) column[v] = _mm512_loadu_si512(x + v * width);
-      for (std::size_t r = 0; r < rows; ++r) {
-        std::int32_t two;
-        std::memcpy(&two, at + r * block_depth, sizeof(two));
-        const __m512i weights = _mm512_set1_epi32(two);
-        for (std::size_t v = 0; v < vectors; ++v) {
-          tile[r][v] = _mm512_dpwssd_epi32(tile[r][v], weights, column[v]);
-        }
-      }
-    }
-    for (std::size_t r = 0; r < rows; ++r) {
-      const __m512 scale = _mm512_set1_ps(scales[r * groups_of_block + g]);
-      for (std::size_t v = 0; v < vectors; ++v) {
-        float* to = sums + r * stride + v * width;
-        const __m512 before = first && g == 0 ? _mm512_setzero_ps() : _mm512_loadu_ps(to);
-        _mm512_storeu_ps(to, _mm512_fmadd_ps(_mm512_cvtepi32_ps(tile[r][v]), scale, before));
-      }
-    }
-  }
-}
-
-template <std::size_t vectors>
-METALA_VNNI void sums_of_blocks(const WeightRows& w, const Panels& x, float* sums) {
-  constexpr std::size_t rows = sums_in_registers / vectors;
-  alignas(64) std::int16_t block[block_rows * block_depth];
-  alignas(64) float scales[block_rows * groups_of_block];
-  fill_up<rows>(w.count, block_depth, block);
-  fill_up<rows>(w.count, groups_of_block, scales);
-  const std::size_t stride = x.count * x.lanes;
-  for (std::size_t k = 0; k < w.in; k += block_depth) {
-    const std::size_t depth = std::min(block_depth, w.in - k);
-    for (std::size_t r = 0; r < w.count; ++r) {
-      const std::byte* row = w.row(r);
-      const std::byte* integers = row + w.in / group * 2;
-      widen_scales(row, k / group, depth / group, scales + r * groups_of_block);
-      std::int16_t* to = block + r * block_depth;
-      w.type == DType::q8 ? unpack8(integers + k, depth, to) : unpack4(integers + k / 2, depth, to);
-    }
-    for (std::size_t p = 0; p < x.count; ++p) {
-      for (std::size_t r = 0; r < w.count; r += rows) {
-        add_tile<rows, vectors>(block + r * block_depth, scales + r * groups_of_block,
-                                x.at(p, k / 2), depth, p == 0 ? ahead_of(w, r, k) : Ahead(), k == 0,
-                                sums + r * stride + p * x.lanes, stride);
-      }
-    }
-  }
-}
 
 // The integers of a pair of groups from their 32 bytes, as w + 8: of every four bytes first the low
 // halves, then the high ones, so that even lanes of 32 bits are of the first group, odd ones of the
@@ -146,7 +18,6 @@ METALA_VNNI_INLINE __m512i unpack_pair(const std::byte* integers) {
   const __m512i bits = _mm512_inserti64x4(_mm512_set1_epi64(0x1c140c0418100800),
                                           _mm256_set1_epi64x(0x3c342c2438302820), 1);
   const __m512i halves = _mm512_multishift_epi64_epi8(bits, twice);
-  constexpr int low_bits_then_flip = 0x6a;  // (a & b) ^ c
   return _mm512_ternarylogic_epi32(halves, _mm512_set1_epi8(15), _mm512_set1_epi8(8),
                                    low_bits_then_flip);
 }
@@ -291,26 +162,9 @@ void stream_q4(const WeightRows& w, const BytePlanes& x, const Results& results)
   }
 }
 
-bool available() {
-  return enabled().load(std::memory_order_relaxed);
-}
-void set_available(bool on) {
-  enabled().store(on && supported(), std::memory_order_relaxed);
-}
-
-void block_of_integers(const WeightRows& w, const Panels& x, float* sums) {
-  if (x.lanes == width) return sums_of_blocks<1>(w, x, sums);
-  sums_of_blocks<2>(w, x, sums);
-}
-
 }  // namespace metala::linear::cpu::vnni
 #else
 namespace metala::linear::cpu::vnni {
-bool available() {
-  return false;
-}
-void set_available(bool) {}
-void block_of_integers(const WeightRows&, const Panels&, float*) {}
 BytePlanes planes_of(const RoundedRows&) {
   return {};
 }
