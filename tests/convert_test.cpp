@@ -67,6 +67,21 @@ TEST(Convert, TiedEmbeddingsStayTiedThroughGptNeox) {
   EXPECT_EQ(metala("convert --tied --untied a b").status, 2);
 }
 
+TEST(Convert, ExportsPassVerificationAfterAWayThroughGptNeoxAndBack) {
+  for (const char* model : {"tiny", "tied", "padded"}) {
+    const Folder folder;
+    const std::string golden = METALA_SOURCE_DIR "/tests/golden/" + std::string(model);
+    const std::string back = folder / "back";
+    ASSERT_EQ(metala("convert --dtype f32 --to neox " + golden + " " + (folder / "there")).status,
+              0);
+    ASSERT_EQ(metala("convert --dtype f32 " + (folder / "there") + " " + back).status, 0);
+    EXPECT_EQ(slurp(back + "/model.safetensors"), slurp(golden + "/model.safetensors"));
+    std::filesystem::copy(golden + "/expected.safetensors", back + "/expected.safetensors");
+    const Outcome o = metala("verify " + back);
+    EXPECT_EQ(o.status, 0) << model << o.out << o.err;
+  }
+}
+
 TEST(Convert, BlocksAreRoundedForATextThatIsGiven) {
   const Folder folder;
   const std::string shipped = METALA_SOURCE_DIR "/models/debian-en ";

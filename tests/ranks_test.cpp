@@ -273,15 +273,19 @@ TEST(Ranks, DifferentProgramsOptionsOrFilesAreRefusedInOneError) {
   const std::string run = options(folder / "run", "");
   EXPECT_NE(pair(program + run, other + " " + run).find("rank 1 has another program than rank 0"),
             std::string::npos);
-  const std::string seeds =
-      pair(program + run, program + options(folder / "run", "--beta2 0.9 --clip 2"));
-  EXPECT_NE(seeds.find("rank 1 has another configuration than rank 0"), std::string::npos) << seeds;
+  const std::string clips = pair(program + run, program + options(folder / "run", "--clip 2"));
+  EXPECT_NE(clips.find("rank 1 has another clip than rank 0: 2.0 against 1.0; start every rank"),
+            std::string::npos)
+      << clips;
   const auto count = [](const std::string& all, const std::string& word) {
     std::size_t n = 0;
     for (auto at = all.find(word); at != std::string::npos; at = all.find(word, at + 1)) ++n;
     return n;
   };
-  EXPECT_EQ(count(seeds, "metala: "), 1u) << seeds;
+  EXPECT_EQ(count(clips, "metala: "), 1u) << clips;
+  const std::string kinds =
+      pair(program + run, program + "train --task mqar --output " + (folder / "run"));
+  EXPECT_NE(kinds.find("rank 1 has another kind of run than rank 0"), std::string::npos) << kinds;
   const std::string absent = pair(program + options(folder / "run", "") + " /nonexistent",
                                   program + options(folder / "run", "") + " /nonexistent");
   EXPECT_EQ(count(absent, "/nonexistent: "), 1u) << absent;

@@ -102,19 +102,29 @@ void SettledRun::check_same(const std::string& saved) const {
   }
 }
 
-Facts SettledRun::facts(const TrainingTask& task) const {
-  auto record_here = parse_json(record(), "the options given");
-  record_here.erase("threads");
+void SettledRun::require_same_on(Communicator& group, const TrainingTask& task) const {
+  std::string names;
+  Facts facts;
+  const auto add = [&](const nlohmann::json& options_here) {
+    for (const auto& [key, value] : options_here.items()) {
+      if (key == "threads") continue;
+      names += key + " ";
+      facts.emplace_back(key, value.dump());
+    }
+  };
+  add(parse_json(record(), "the options given"));
+  add(parse_json(config_json(options.config, "float32"), "the model's configuration"));
   std::string tensors;
   for (const auto& spec : expected_tensors(options.config)) {
     tensors += spec.name + spec.shape.text() + " ";
   }
   const LabelledBatch first = task.training_batch(0);
-  return {{"configuration", record_here.dump() + config_json(options.config, "float32")},
-          {"list of tensors", tensors},
-          {"first training batch",
-           fmt::format("{} {} {}", fmt::join(first.ids, " "), fmt::join(first.labels, " "),
-                       fmt::join(first.offsets, " "))}};
+  facts.emplace_back("list of tensors", tensors);
+  facts.emplace_back("first training batch",
+                     fmt::format("{} {} {}", fmt::join(first.ids, " "),
+                                 fmt::join(first.labels, " "), fmt::join(first.offsets, " ")));
+  require_same(group, {{"kind of run", names}});  // as many facts on all ranks
+  require_same(group, facts);
 }
 
 void check_same_model(const TrainCommand& o, const Config& there, const std::string& where) {

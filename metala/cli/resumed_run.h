@@ -26,8 +26,9 @@ struct SettledRun {
   // micro batches of a step may be divided among another number of ranks.
   void check_same(const std::string& saved) const;
 
-  // What must be the same on all ranks.
-  Facts facts(const TrainingTask&) const;
+  // Throws AgreedError on all ranks, naming the option, unless all have the same options, model and
+  // data.
+  void require_same_on(Communicator&, const TrainingTask&) const;
 };
 
 // Throws Error, naming key or flag, unless the model in the folder `where` is the one that the

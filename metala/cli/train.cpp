@@ -49,7 +49,7 @@ class Run {
     }
     std::optional<Trainer> trainer;
     together(ranks_, [&] { make_trainer(trainer); });
-    require_same(ranks_, settled().facts(*task_));
+    settled().require_same_on(ranks_, *task_);
     if (speaks()) announce(*trainer);
     train(*trainer);
   }
@@ -168,6 +168,8 @@ class Run {
       require(tokenizer_ == nullptr || tokenizer_->size() <= o_.config.vocab_size,
               "{}: the tokenizer has {} ids, the model {}", o_.init_from,
               tokenizer_ == nullptr ? 0 : tokenizer_->size(), o_.config.vocab_size);
+      const auto own = tokenizer_ ? find_tokenizer(o_.init_from) : nullptr;
+      if (own) require_same_ids(*own, o_.init_from, *tokenizer_, "the tokenizer of the data");
       return Parameters(checkpoint.tensors).cast(DType::f32);
     }
     check_config(o_.config, "train");

@@ -57,4 +57,17 @@ std::unique_ptr<Tokenizer> choose_tokenizer(const TokenizerChoice& choice,
   return open_tokenizer(choice.name);
 }
 
+void require_same_ids(const Tokenizer& one, const std::string& of_one, const Tokenizer& other,
+                      const std::string& of_other) {
+  const auto ids = static_cast<std::int32_t>(std::max(one.size(), other.size()));
+  for (std::int32_t id = 0; id < ids; ++id) {
+    const bool same = id < one.size() && id < other.size() && one.bytes(id) == other.bytes(id);
+    const auto shown = [id](const Tokenizer& of) {
+      return id < of.size() ? '"' + of.piece(id) + '"' : std::string("nothing");
+    };
+    require(same, "{}: id {} stands for {}, in {} for {}; wanted the same tokenizer", of_one, id,
+            shown(one), of_other, shown(other));
+  }
+}
+
 }  // namespace metala

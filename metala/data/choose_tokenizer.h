@@ -22,4 +22,9 @@ std::unique_ptr<Tokenizer> choose_tokenizer(const TokenizerChoice&,
                                             const std::vector<std::string>& inputs,
                                             const DocumentOptions&);
 
+// Throws Error, naming the first that differs, unless every id stands for the same text in both.
+// `of_one` and `of_other` say whose they are: "data/corpus", "the tokenizer of this run".
+void require_same_ids(const Tokenizer& one, const std::string& of_one, const Tokenizer& other,
+                      const std::string& of_other);
+
 }  // namespace metala

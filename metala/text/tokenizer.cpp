@@ -137,6 +137,16 @@ std::string tiktoken_file(const std::string& folder) {
 }  // namespace
 
 std::unique_ptr<Tokenizer> open_tokenizer(const std::string& path) {
+  auto found = find_tokenizer(path);
+  require(
+      found != nullptr,
+      "{}: has no tokenizer that metala reads; there are tokenizer.json, tokenizer.model "
+      "(SentencePiece), NAME.tiktoken, and tokenizer_config.json with tokenizer_class {} (bytes)",
+      path, byte_class);
+  return found;
+}
+
+std::unique_ptr<Tokenizer> find_tokenizer(const std::string& path) {
   if (fs::is_regular_file(path)) {
     const fs::path folder = fs::path(path).parent_path();
     return open_file(path, read_tokenizer_config(folder.empty() ? "." : folder.string()));
@@ -151,10 +161,7 @@ std::unique_ptr<Tokenizer> open_tokenizer(const std::string& path) {
     if (!ranks.empty()) return open_file(ranks, config);
   }
   if (config.tokenizer_class == byte_class) return byte_tokenizer();
-  fail(
-      "{}: has no tokenizer that metala reads; there are tokenizer.json, tokenizer.model "
-      "(SentencePiece), NAME.tiktoken, and tokenizer_config.json with tokenizer_class {} (bytes)",
-      path, byte_class);
+  return nullptr;
 }
 
 }  // namespace metala

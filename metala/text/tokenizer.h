@@ -87,5 +87,7 @@ std::string train_sentencepiece(const std::function<bool(std::string&)>& next,
 // path. tokenizer_config.json and special_tokens_map.json beside it are followed. Throws Error that
 // lists what was looked for, or names the file and field that is wrong or not supported.
 std::unique_ptr<Tokenizer> open_tokenizer(const std::string& path);
+// The same; null, where nothing of that is there.
+std::unique_ptr<Tokenizer> find_tokenizer(const std::string& path);
 
 }  // namespace metala

@@ -41,17 +41,14 @@ std::optional<DatasetInfo> common_info(const std::vector<std::string>& prefixes)
   return common;
 }
 
-void find_tokenizer(const RunConfig& c, const std::vector<std::string>& prefixes,
-                    PackedData& data) {
+void settle_tokenizer(const RunConfig& c, const std::vector<std::string>& prefixes,
+                      PackedData& data) {
   const auto info = common_info(prefixes);
   if (!c.tokenizer.empty()) {
     data.tokenizer = choose_tokenizer({c.tokenizer, 0}, {}, {});
   } else {
     for (const auto& prefix : prefixes) {
-      const std::string folder = tokenizer_folder(prefix);
-      if (data.tokenizer == nullptr && std::filesystem::is_directory(folder)) {
-        data.tokenizer = open_tokenizer(folder);
-      }
+      if (!data.tokenizer) data.tokenizer = find_tokenizer(tokenizer_folder(prefix));
     }
   }
   if (data.tokenizer != nullptr) {
@@ -62,6 +59,10 @@ void find_tokenizer(const RunConfig& c, const std::vector<std::string>& prefixes
             "with it, or leave metala.tokenizer out",
             prefixes.front(), info ? info->tokenizer : "", info ? info->vocabulary : 0,
             data.vocabulary);
+    for (const auto& prefix : prefixes) {
+      const auto own = find_tokenizer(tokenizer_folder(prefix));
+      if (own) require_same_ids(*own, prefix, *data.tokenizer, "the tokenizer of this run");
+    }
   } else {
     require(c.vocab_size > 0,
             "{}: no tokenizer is kept with the data ({}.tokenizer); name one with "
@@ -125,7 +126,7 @@ PackedData open_packed_data(RunConfig& c, const IndexMapOptions& keeping) {
   PackedData data;
   const auto prefixes = prefixes_of(c);
   for (const auto& prefix : prefixes) require_dataset(prefix);
-  find_tokenizer(c, prefixes, data);
+  settle_tokenizer(c, prefixes, data);
 
   SampleOptions training;
   training.length = c.seq_length;

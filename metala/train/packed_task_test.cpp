@@ -309,5 +309,47 @@ TEST(PackedData, ATokenizerThatDoesNotMatchTheDataIsRefused) {
       << refusal(c);
 }
 
+TEST(PackedData, ATokenizerOfTheSameSizeWithOtherIdsIsRefused) {
+  const TemporaryFolder folder;
+  const auto learned = [&](const char* name, const std::string& words) {
+    std::string lines;
+    for (int i = 0; i < 200; ++i) {
+      lines += fmt::format(R"({{"text": "{} {} number {} of many"}})", words, i % 7, i);
+      lines += "\n";
+    }
+    folder.spill("in.jsonl", lines);
+    PrepareOptions o;
+    o.inputs = {folder / "in.jsonl"};
+    o.prefix = folder / name;
+    o.tokenizer = {"sentencepiece", 300};
+    prepare(o);
+  };
+  learned("d", "a document about birds");
+  learned("e", "one letter from overseas");
+  RunConfig c = config(folder);
+  c.vocab_size = 0;
+  settle(c, 1);
+  open_packed_data(c);
+  for (const bool named : {true, false}) {
+    RunConfig other = config(folder);
+    other.vocab_size = 0;
+    if (named) {
+      other.tokenizer = tokenizer_folder(folder / "e");
+    } else {
+      other.data_path = "";
+      other.train_data_paths = {folder / "e", folder / "d"};
+    }
+    settle(other, 1);
+    try {
+      open_packed_data(other);
+      FAIL() << "accepted";
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find("d: id "), std::string::npos) << e.what();
+      EXPECT_NE(std::string(e.what()).find("in the tokenizer of this run for"), std::string::npos)
+          << e.what();
+    }
+  }
+}
+
 }  // namespace
 }  // namespace metala

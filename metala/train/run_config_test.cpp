@@ -158,7 +158,7 @@ TEST(RunConfig, ContradictionsAndMissingNumbersAreRefused) {
   EXPECT_TRUE(names(refusal("{'min_lr': 0.1}"), "wanted 0 <= min_lr <= lr"));
   EXPECT_TRUE(names(refusal("{'warmup': 2}"), "warmup is 2"));
   EXPECT_TRUE(names(refusal("{'lr_decay_iters': 5, 'lr_decay_fraction': 0.5}"), "not both"));
-  EXPECT_TRUE(names(refusal("{}", 1, {{"num_attention_heads", "5"}}), "must divide"));
+  EXPECT_TRUE(names(refusal("{}", 1, {{"num_attention_heads", "5"}}), "twice the heads"));
   EXPECT_TRUE(names(refusal("{}", 1, {{"num_layers", "0"}}), "num_layers is missing"));
   EXPECT_TRUE(names(refusal("{}", 1, {{"num_lairs", "0"}}),
                     "the command line: no key num_lairs; did you mean num_layers?"));

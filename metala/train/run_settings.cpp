@@ -85,6 +85,11 @@ void check_words(const RunConfig& c) {
 }
 
 void check_numbers(const RunConfig& c) {
+  require(
+      c.hidden_size % (2 * c.num_attention_heads) == 0,
+      "hidden_size is {} and num_attention_heads {}; wanted hidden_size a multiple of twice the "
+      "heads, whose keys are half as wide as their values",
+      c.hidden_size, c.num_attention_heads);
   require(c.lr > 0 && c.min_lr >= 0 && c.min_lr <= c.lr,
           "optimizer.params.lr is {} and min_lr {}; wanted 0 <= min_lr <= lr", c.lr, c.min_lr);
   require(
