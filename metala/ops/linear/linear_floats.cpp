@@ -87,7 +87,7 @@ void lay_out_floats(const float* x, std::size_t stride, std::size_t count, std::
 #if HWY_TARGET != HWY_SCALAR
 // The sum of the blocks of four lanes.
 template <class D, class V>
-HWY_INLINE auto fold(D d, V v) {
+HWY_INLINE auto fold([[maybe_unused]] D d, V v) {
   if constexpr (hn::MaxLanes(D()) <= 4) {
     return v;
   } else {
@@ -114,7 +114,7 @@ HWY_INLINE void store_sums(Float a, Float b, Float c, Float e, float* to) {
 
 // GCC would read x again for each row of W, and loads would bind.
 HWY_INLINE void keep_in_register([[maybe_unused]] Float& v) {
-#if HWY_ARCH_X86 && HWY_TARGET != HWY_SCALAR
+#if HWY_ARCH_X86 && HWY_COMPILER_GCC_ACTUAL && HWY_TARGET != HWY_SCALAR && HWY_TARGET != HWY_EMU128
   asm("" : "+v"(v.raw));
 #endif
 }
