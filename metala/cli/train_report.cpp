@@ -31,6 +31,10 @@ void TrainReport::stepped(const StepReport& r, const LanguageModel& model) {
   record(r);
   bar_.update(static_cast<double>(r.step), fmt::format("step {} loss {:.3f}", r.step, r.loss),
               static_cast<double>(tokens_));
+  if (r.unlabelled) {
+    bar_.say(fmt::format("step {:>6}  left out: none of its tokens has a label", r.step));
+    return;
+  }
   if (o_.log_every > 0 && r.step % o_.log_every == 0) log(r);
   if (r.skipped) {
     bar_.say(
@@ -83,7 +87,7 @@ void TrainReport::record(const StepReport& r) {
   if (peak_flops_ > 0) {
     values.emplace_back("runtime/model_flops_utilization", flops_per_second(r) / peak_flops_);
   }
-  if (r.skipped || r.overflowed) values.emplace_back("train/skipped", 1);
+  if (r.skipped || r.overflowed || r.unlabelled) values.emplace_back("train/skipped", 1);
   if (o_.trainer.scaling.on) values.emplace_back("train/loss_scale", r.loss_scale);
   metrics_.record(r.step, values);
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <limits>
 #include <numbers>
 #include <numeric>
 
@@ -12,6 +13,8 @@
 
 namespace metala {
 namespace {
+
+constexpr std::int64_t hopeless = 50;  // steps in a row without a label
 
 using Clock = std::chrono::steady_clock;
 
@@ -108,6 +111,24 @@ StepReport Trainer::advance() {
   sum_over_ranks(counts, "numbers of labels");
   const double tokens = counts.back();
   counts.pop_back();
+  // Steps that overflowed count for neither schedule nor AdamW.
+  const std::int64_t taken = step_ - scaler_.state().left_out;
+  StepReport report;
+  report.learning_rate = learning_rate(options_.schedule, taken);
+  report.loss_scale = scaler_.scale();
+  report.tokens = static_cast<std::int64_t>(tokens);
+  report.unlabelled = std::accumulate(counts.begin(), counts.end(), 0.0) == 0;
+  unlabelled_in_a_row_ = report.unlabelled ? unlabelled_in_a_row_ + 1 : 0;
+  require(unlabelled_in_a_row_ < hopeless,
+          "train: step {}: no token of the last {} steps has a label; are the labels those of this "
+          "data?",
+          step_ + 1, hopeless);
+  if (report.unlabelled) {
+    report.step = ++step_;
+    report.loss = report.gradient_norm = std::numeric_limits<double>::quiet_NaN();
+    report.seconds = seconds_since(start);
+    return report;
+  }
   const std::vector<double> weights = label_weights(counts);
 
   const double scale = scaler_.scale();
@@ -135,9 +156,7 @@ StepReport Trainer::advance() {
 
   const profile::Scope scope("optimizer");
   adamw::Options update = options_.adamw;
-  // Steps that overflowed count for neither.
-  const std::int64_t taken = step_ - scaler_.state().left_out;
-  update.learning_rate = learning_rate(options_.schedule, taken);
+  update.learning_rate = report.learning_rate;
   update.step = taken + 1;
   update.gradient_scale = 1 / scale;
   optimizer_.global_norm(norm_);
@@ -148,8 +167,6 @@ StepReport Trainer::advance() {
   if (!options_.mean_of_means) add_losses(weights.front());
   sum_over_ranks(loss, "losses");
   const double norm = norm_.to({}).data<double>()[0] / scale;
-  StepReport report;
-  report.loss_scale = scale;
   report.overflowed = scaler_.on() && !(std::isfinite(loss[0]) && std::isfinite(norm));
   if (report.overflowed) {
     const std::string hopeless = scaler_.overflowed();
@@ -169,16 +186,13 @@ StepReport Trainer::advance() {
 
   report.step = step_;
   report.loss = loss[0];
-  report.learning_rate = update.learning_rate;
   report.gradient_norm = norm;
-  report.tokens = static_cast<std::int64_t>(tokens);
   report.seconds = seconds_since(start);
   return report;
 }
 
 std::vector<double> Trainer::label_weights(const std::vector<double>& labels) const {
   const double all = std::accumulate(labels.begin(), labels.end(), 0.0);
-  require(all > 0, "train: step {} has no labelled token", step_ + 1);
   std::vector<double> weights(labels.size(), 1 / all);
   if (!options_.mean_of_means) return weights;
   for (std::size_t i = 0; i < labels.size(); ++i) {

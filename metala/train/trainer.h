@@ -73,6 +73,7 @@ struct StepReport {
   bool skipped = false;           // by it
   double loss_scale = 1;
   bool overflowed = false;  // left out by the loss scaler: loss and norm are not finite
+  bool unlabelled = false;  // left out, as there was nothing to learn: loss and norm are NaN
   std::int64_t tokens = 0;
   double seconds = 0;
 };
@@ -104,7 +105,8 @@ class Trainer {
   // interrupted.
   bool run(const TrainerEvents&);
 
-  // One step. Throws as `run` does.
+  // One step. Throws as `run` does. A step whose tokens all have no label changes no weight; fifty
+  // of them in a row are an Error.
   StepReport advance();
 
   ValidationReport validate() { return validate(task_); }
@@ -130,8 +132,8 @@ class Trainer {
   // The ranks of this group; null where it is one.
   Communicator* context();
   void require_finite(double loss, double norm, const std::string& why = "") const;
-  // The weight of a label of each micro batch of a step, over all groups, in their order: the loss
-  // is the sum of losses so weighted.
+  // The weight of a label of each micro batch of a step, over all groups, in their order, from
+  // their numbers of labels: the loss is the sum of losses so weighted.
   std::vector<double> label_weights(const std::vector<double>& labels) const;
   // Replaces values by their sums over ranks.
   void sum_over_ranks(std::span<double> values, const std::string& what) const;
@@ -146,6 +148,7 @@ class Trainer {
   LanguageModel model_;
   std::int64_t step_ = 0;
   std::int64_t saved_ = -1;  // the step that a checkpoint holds
+  std::int64_t unlabelled_in_a_row_ = 0;
   Tensor sums_, norm_;  // of a step, on the device
   TrainingPass pass_;
   SpikeGuard guard_;

@@ -119,6 +119,60 @@ class UnevenTask : public TrainingTask {
   }
 };
 
+// Every second batch, or all from the third on, has nothing to learn.
+class SparseTask : public TrainingTask {
+ public:
+  explicit SparseTask(bool all) : all_(all) {}
+  LabelledBatch training_batch(std::int64_t index) const override {
+    LabelledBatch b;
+    b.ids = {1, 2, 3, 4};
+    const bool empty = all_ ? index >= 2 : index % 2 == 1;
+    b.labels.assign(4, empty ? -100 : 5);
+    b.offsets = {0, 4};
+    return b;
+  }
+  std::int64_t validation_batches() const override { return 0; }
+  LabelledBatch validation_batch(std::int64_t) const override { return {}; }
+
+ private:
+  bool all_;
+};
+
+TEST(Trainer, AStepWithoutLabelsIsLeftOut) {
+  const auto ranks = alone();
+  const Config config = harness::small_recall_model();
+  const SparseTask task(false);
+  Trainer trainer(*ranks, config,
+                  Parameters::initialized(config, initialization_named("scaled"), 1), task,
+                  options());
+  const auto weights = [&] {
+    return trainer.optimizer().weights().at("model.embed_tokens.weight").copy();
+  };
+  EXPECT_FALSE(trainer.advance().unlabelled);
+  const Tensor before = weights();
+  const StepReport empty = trainer.advance();
+  EXPECT_TRUE(empty.unlabelled);
+  EXPECT_EQ(empty.step, 2);
+  EXPECT_TRUE(std::isnan(empty.loss) && std::isnan(empty.gradient_norm));
+  EXPECT_TRUE(harness::same_bits(weights(), before));
+  EXPECT_TRUE(std::isfinite(trainer.advance().loss));
+  EXPECT_FALSE(harness::same_bits(weights(), before));
+
+  const SparseTask nothing(true);
+  TrainerOptions o = options();
+  o.steps = 100;
+  Trainer hopeless(*ranks, config,
+                   Parameters::initialized(config, initialization_named("scaled"), 1), nothing, o);
+  try {
+    hopeless.run({});
+    FAIL() << "learned from nothing";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("step 52: no token of the last 50 steps has a label"),
+              std::string::npos)
+        << e.what();
+  }
+}
+
 TEST(Trainer, TheLossIsTheMeanOfLabelsOrOnDemandOfTheMicroBatchesMeans) {
   const auto ranks = alone();
   const Config config = harness::small_recall_model();
