@@ -21,4 +21,28 @@ inline __device__ std::int64_t sequence_of(const std::int64_t* offsets, std::int
   return low;
 }
 
+// The last i < count with holds(i), which must hold for 0 and fail for all after the first that
+// fails. All lanes of a warp call it with the same arguments and look at 32 at once: a kernel that
+// begins with this waits for one load, and not for one after each halving.
+template <class F>
+__device__ __forceinline__ std::int64_t last_where(std::int64_t count, F holds) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  std::int64_t first = 0;
+  while (count > 1) {
+    const std::int64_t step = (count + 31) / 32;
+    const std::int64_t own = lane * step;
+    const bool found = own < count && holds(first + own);
+    const int last = 31 - __clz(static_cast<int>(__ballot_sync(0xffffffffu, found)));
+    first += last * step;
+    count = count - last * step < step ? count - last * step : step;
+  }
+  return first;
+}
+
+// The same as sequence_of, for a warp whose lanes ask for one token.
+__device__ __forceinline__ std::int64_t sequence_of_warp(const std::int64_t* offsets,
+                                                         std::int64_t batch, std::int64_t t) {
+  return last_where(batch, [&](std::int64_t i) { return offsets[i] <= t; });
+}
+
 }  // namespace metala::cuda

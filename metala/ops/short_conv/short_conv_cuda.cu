@@ -23,13 +23,12 @@ using metala::cuda::Floats;
 using metala::cuda::from_float;
 using metala::cuda::load;
 using metala::cuda::logistic;
-using metala::cuda::sequence_of;
+using metala::cuda::sequence_of_warp;
 using metala::cuda::store;
 using metala::cuda::to_float;
 
 constexpr int threads = 128;
-constexpr int run = 32;  // tokens of a thread
-constexpr int group = 8;
+constexpr int blocks_at_once = 4;  // on a multiprocessor
 
 // Of n channels, for the last W tokens or the W taps.
 template <int W, int n>
@@ -47,6 +46,7 @@ struct Problem {
   std::int64_t y_stride;
   float* after;
   int width;  // d
+  int run;    // tokens of a thread
 };
 
 // Input t of a sequence that starts at `start`; negative positions lie in the state.
@@ -123,19 +123,24 @@ __device__ __forceinline__ float dot(const Window<W, n>& taps, const Window<W, n
   return sum;
 }
 
-// Rows first .. first + group - 1 of those in [begin, end), as they lie in memory; the others are
-// zero. All are there, if `whole`.
-template <bool whole, int n, class T>
-__device__ __forceinline__ void load_group(const T* from, std::int64_t stride, int first, int begin,
-                                           int end, Few<T, n> (&rows)[group]) {
+// `count` rows, as they lie in memory.
+template <class T, int n, int count>
+struct Group {
+  Few<T, n> at[count];
+
+  // Rows first .. of those in [begin, end); the others are zero. All are there, if `whole`.
+  template <bool whole>
+  __device__ __forceinline__ void load(const T* from, std::int64_t stride, int first, int begin,
+                                       int end) {
 #pragma unroll
-  for (int i = 0; i < group; ++i) {
-    if constexpr (!whole) rows[i] = {};
-    if (whole || (first + i >= begin && first + i < end)) {
-      rows[i] = *reinterpret_cast<const Few<T, n>*>(from + (first + i) * stride);
+    for (int i = 0; i < count; ++i) {
+      if constexpr (!whole) at[i] = {};
+      if (whole || (first + i >= begin && first + i < end)) {
+        at[i] = *reinterpret_cast<const Few<T, n>*>(from + (first + i) * stride);
+      }
     }
   }
-}
+};
 
 template <int n, class T>
 __device__ __forceinline__ Floats<n> floats(const Few<T, n>& few) {
@@ -145,18 +150,19 @@ __device__ __forceinline__ Floats<n> floats(const Few<T, n>& few) {
   return all;
 }
 
-// The silu of a thread's next `group` tokens from row `first` of a piece of `count`; all of them,
-// if `whole`.
+constexpr int forward_group = 8;
+
+// The silu of tokens first .. of a piece of `count`; of a whole group, if `whole`.
 template <bool whole, int W, int n, class T>
-__device__ __forceinline__ void forward_group(const Problem<T>& p, const T* x_rows, T* y_rows,
-                                              int first, int count, const Window<W, n>& taps,
-                                              Window<W, n>& window) {
-  Few<T, n> x[group];
-  load_group<whole>(x_rows, p.x_stride, first, 0, count, x);
+__device__ __forceinline__ void take_group(const Problem<T>& p, const T* x_rows, T* y_rows,
+                                           int first, int count, const Window<W, n>& taps,
+                                           Window<W, n>& window) {
+  Group<T, n, forward_group> x;
+  x.template load<whole>(x_rows, p.x_stride, first, 0, count);
 #pragma unroll
-  for (int i = 0; i < group; ++i) {
+  for (int i = 0; i < forward_group; ++i) {
     if (!whole && first + i >= count) return;
-    shift<W, n>(window, floats(x[i]));
+    shift<W, n>(window, floats(x.at[i]));
     Floats<n> y;
 #pragma unroll
     for (int c = 0; c < n; ++c) {
@@ -168,14 +174,15 @@ __device__ __forceinline__ void forward_group(const Problem<T>& p, const T* x_ro
 }
 
 template <int W, int n, class T>
-__global__ void __launch_bounds__(threads, 4) forward_runs(Problem<T> p, std::int64_t tokens) {
+__global__ void __launch_bounds__(threads, blocks_at_once)
+    forward_runs(const Problem<T> p, std::int64_t tokens) {
+  std::int64_t t = static_cast<std::int64_t>(blockIdx.x) * p.run;
+  std::int64_t sequence = sequence_of_warp(p.offsets, p.batch, t);
   const int channel = static_cast<int>(blockIdx.y * threads + threadIdx.x) * n;
   if (channel >= p.width) return;
-  std::int64_t t = static_cast<std::int64_t>(blockIdx.x) * run;
-  const std::int64_t end = t + run < tokens ? t + run : tokens;
+  const std::int64_t end = t + p.run < tokens ? t + p.run : tokens;
   Window<W, n> taps;
   load_taps<W, n>(p, channel, taps);
-  std::int64_t sequence = sequence_of(p.offsets, p.batch, t);
   while (t < end) {
     while (p.offsets[sequence + 1] <= t) ++sequence;  // past sequences of no tokens
     const std::int64_t start = p.offsets[sequence];
@@ -186,10 +193,10 @@ __global__ void __launch_bounds__(threads, 4) forward_runs(Problem<T> p, std::in
     T* const y_rows = p.y + t * p.y_stride + channel;
     const int count = static_cast<int>(stop - t);
     int first = 0;
-    for (; first + group <= count; first += group) {
-      forward_group<true, W, n>(p, x_rows, y_rows, first, count, taps, window);
+    for (; first + forward_group <= count; first += forward_group) {
+      take_group<true, W, n>(p, x_rows, y_rows, first, count, taps, window);
     }
-    if (first < count) forward_group<false, W, n>(p, x_rows, y_rows, first, count, taps, window);
+    if (first < count) take_group<false, W, n>(p, x_rows, y_rows, first, count, taps, window);
     t = stop;
   }
 }
@@ -219,7 +226,6 @@ struct Gradients {
   std::int64_t dx_stride;
   float* dweight;  // [runs, d, W]
   float* dbefore;
-  bool add;  // to dx
 };
 
 // Of silu.
@@ -234,8 +240,6 @@ __device__ __forceinline__ void add_to(T& at, float value) {
   at = from_float<T>(to_float(at) + value);
 }
 
-constexpr int backward_run = 64;
-
 // What a thread's walk back holds: the last inputs, and the unfinished gradients of inputs, of
 // which waiting[j] is of token t-W+1+j; sums for the taps.
 template <int W, int n>
@@ -243,22 +247,29 @@ struct Walk {
   Window<W, n> taps, dtaps, window, waiting;
 };
 
-// Tokens `first` .. of a piece: `count` are its own, the rest of the `known` ones only finish
-// gradients. All are its own and all finish one, if `whole`.
-template <bool whole, int W, int n, class T>
-__device__ __forceinline__ void backward_group(const Problem<T>& p, const Gradients<T>& g,
-                                               const T* x_rows, const T* dy_rows, T* dx_rows,
-                                               int first, int count, int known, Walk<W, n>& walk) {
-  Few<T, n> x[group], dy[group], dx[group];
-  load_group<whole>(x_rows, p.x_stride, first, 0, known, x);
-  load_group<whole>(dy_rows, g.dy_stride, first, 0, known, dy);
-  if (g.add) load_group<whole>(dx_rows, g.dx_stride, first - W + 1, 0, count, dx);
+constexpr int backward_group = 4;
+
+// What a group of tokens reads, fetched while the one before it is worked on.
+template <class T, int n>
+struct GroupBack {
+  Group<T, n, backward_group> x, dy;
+};
+
+// Tokens `first` .. of a piece: `count` are its own, the rest only finish gradients. All are its
+// own and all finish one, if `whole`.
+template <bool whole, bool add, int W, int n, class T>
+__device__ __forceinline__ void take_group_back(const Gradients<T>& g, const GroupBack<T, n>& rows,
+                                                T* dx_rows, int first, int count,
+                                                Walk<W, n>& walk) {
+  Group<T, n, backward_group> dx;
+  if constexpr (add) dx.template load<whole>(dx_rows, g.dx_stride, first - W + 1, 0, count);
+  T* dx_row = dx_rows + (first - W + 1) * g.dx_stride;
 #pragma unroll
-  for (int i = 0; i < group; ++i) {
+  for (int i = 0; i < backward_group; ++i, dx_row += g.dx_stride) {
     // Beyond what is known dy is zero, and with it all that is added.
-    shift<W, n>(walk.window, floats(x[i]));
+    shift<W, n>(walk.window, floats(rows.x.at[i]));
     shift<W, n>(walk.waiting, Floats<n>());
-    const Floats<n> gradient = floats(dy[i]);
+    const Floats<n> gradient = floats(rows.dy.at[i]);
 #pragma unroll
     for (int c = 0; c < n; ++c) {
       const float dsum = gradient.at[c] * slope<T>(dot<W, n>(walk.taps, walk.window, c));
@@ -272,46 +283,59 @@ __device__ __forceinline__ void backward_group(const Problem<T>& p, const Gradie
     const int done = first + i - W + 1;
     if (!whole && (done < 0 || done >= count)) continue;
     Floats<n> sum = {};
-    if (g.add) sum = floats(dx[i]);
+    if constexpr (add) sum = floats(dx.at[i]);
 #pragma unroll
     for (int c = 0; c < n; ++c) sum.at[c] += walk.waiting[0][c];
-    store(sum, dx_rows + done * g.dx_stride);
+    store(sum, dx_row);
   }
 }
 
-template <int W, int n, class T>
-__global__ void __launch_bounds__(threads, 3)
-    backward_runs(Problem<T> p, Gradients<T> g, std::int64_t tokens) {
+template <bool add, int W, int n, class T>
+__global__ void __launch_bounds__(threads, blocks_at_once)
+    backward_runs(const Problem<T> p, const Gradients<T> g, std::int64_t tokens) {
+  std::int64_t t = static_cast<std::int64_t>(blockIdx.x) * p.run;
+  std::int64_t sequence = sequence_of_warp(p.offsets, p.batch, t);
   const int channel = static_cast<int>(blockIdx.y * threads + threadIdx.x) * n;
   if (channel >= p.width) return;
-  std::int64_t t = static_cast<std::int64_t>(blockIdx.x) * backward_run;
-  const std::int64_t end = t + backward_run < tokens ? t + backward_run : tokens;
+  const std::int64_t end = t + p.run < tokens ? t + p.run : tokens;
   Walk<W, n> walk = {};
   load_taps<W, n>(p, channel, walk.taps);
-  std::int64_t sequence = sequence_of(p.offsets, p.batch, t);
   while (t < end) {
     while (p.offsets[sequence + 1] <= t) ++sequence;
     const std::int64_t start = p.offsets[sequence];
     const std::int64_t sequence_end = p.offsets[sequence + 1];
     const std::int64_t stop = sequence_end < end ? sequence_end : end;
     const std::int64_t reach = stop + W - 1 < sequence_end ? stop + W - 1 : sequence_end;
+    // Tokens of the piece, from its first; beyond its own, those that finish its gradients.
+    const T* const x_rows = p.x + t * p.x_stride + channel;
+    const T* const dy_rows = g.dy + t * g.dy_stride + channel;
+    T* const dx_rows = g.dx + t * g.dx_stride + channel;
+    const int count = static_cast<int>(stop - t);
+    const int known = static_cast<int>(reach - t);
+    GroupBack<T, n> next;
+    const auto fetch = [&](int first) {
+      if (first + backward_group <= known) {
+        next.x.template load<true>(x_rows, p.x_stride, first, 0, known);
+        next.dy.template load<true>(dy_rows, g.dy_stride, first, 0, known);
+      } else {
+        next.x.template load<false>(x_rows, p.x_stride, first, 0, known);
+        next.dy.template load<false>(dy_rows, g.dy_stride, first, 0, known);
+      }
+    };
+    fetch(0);
     load_window<W, n>(p, sequence, start, t, channel, walk.window);
 #pragma unroll
     for (auto& row : walk.waiting) {
 #pragma unroll
       for (float& gradient : row) gradient = 0;
     }
-    // Tokens of the piece, from its first.
-    const T* const x_rows = p.x + t * p.x_stride + channel;
-    const T* const dy_rows = g.dy + t * g.dy_stride + channel;
-    T* const dx_rows = g.dx + t * g.dx_stride + channel;
-    const int count = static_cast<int>(stop - t);
-    const int known = static_cast<int>(reach - t);
-    for (int first = 0; first < known + W - 1; first += group) {
-      if (first >= W - 1 && first + group <= count) {
-        backward_group<true>(p, g, x_rows, dy_rows, dx_rows, first, count, known, walk);
+    for (int first = 0; first < count + W - 1; first += backward_group) {
+      const GroupBack<T, n> rows = next;
+      fetch(first + backward_group);
+      if (first >= W - 1 && first + backward_group <= count) {
+        take_group_back<true, add>(g, rows, dx_rows, first, count, walk);
       } else {
-        backward_group<false>(p, g, x_rows, dy_rows, dx_rows, first, count, known, walk);
+        take_group_back<false, add>(g, rows, dx_rows, first, count, walk);
       }
     }
     t = stop;
@@ -386,9 +410,20 @@ void with_channels(std::initializer_list<const Tensor*> rows, F&& f) {
   f.template operator()<1>();
 }
 
-dim3 blocks_for(std::int64_t runs, std::int64_t width, int at_once) {
-  const std::int64_t per_block = std::int64_t{threads} * at_once;
-  return {static_cast<unsigned>(runs), static_cast<unsigned>((width + per_block - 1) / per_block)};
+// Runs of as many tokens as let all blocks be at work at once, within limits.
+struct Runs {
+  int tokens;
+  dim3 blocks;  // runs by parts of the width
+};
+template <int n>
+Runs runs_for(const Tensor& x, int group) {
+  const auto parts = [](std::int64_t all, std::int64_t of) { return (all + of - 1) / of; };
+  const std::int64_t columns = parts(x.size(1), std::int64_t{threads} * n);
+  const std::int64_t at_once = blocks_at_once * metala::cuda::multiprocessors(x.device());
+  const std::int64_t even = parts(parts(x.size(0) * columns, at_once), group) * group;
+  const std::int64_t tokens = std::clamp<std::int64_t>(even, 32, 256);
+  return {static_cast<int>(tokens),
+          dim3(static_cast<unsigned>(parts(x.size(0), tokens)), static_cast<unsigned>(columns))};
 }
 
 // f.template operator()<W>() for the width at hand.
@@ -406,22 +441,23 @@ void forward(const Tensor& x, const Tensor& weight, Offsets offsets, const Tenso
   const auto batch = batch_of(offsets);
   const auto channels = static_cast<unsigned>((x.size(1) + threads - 1) / threads);
   metala::cuda::with_type(x.dtype(), [&]<class T>(T) {
-    const Problem<T> p = {static_cast<const T*>(x.raw()),
-                          x.stride(0),
-                          static_cast<const float*>(weight.raw()),
-                          offsets.there(),
-                          batch,
-                          static_cast<const float*>(before.raw()),
-                          static_cast<T*>(y.raw()),
-                          y.stride(0),
-                          static_cast<float*>(after.raw()),
-                          static_cast<int>(x.size(1))};
+    Problem<T> p = {static_cast<const T*>(x.raw()),
+                    x.stride(0),
+                    static_cast<const float*>(weight.raw()),
+                    offsets.there(),
+                    batch,
+                    static_cast<const float*>(before.raw()),
+                    static_cast<T*>(y.raw()),
+                    y.stride(0),
+                    static_cast<float*>(after.raw()),
+                    static_cast<int>(x.size(1)),
+                    0};
     with_width<1>(weight.size(1), [&]<int W>() {
-      const std::int64_t runs = (x.size(0) + run - 1) / run;
-      if (runs > 0) {
+      if (x.size(0) > 0) {
         with_channels<W, 16 / sizeof(T)>({&x, &y}, [&]<int n>() {
-          const dim3 grid = blocks_for(runs, x.size(1), n);
-          forward_runs<W, n><<<grid, threads, 0, stream>>>(p, x.size(0));
+          const Runs runs = runs_for<n>(x, forward_group);
+          p.run = runs.tokens;
+          forward_runs<W, n><<<runs.blocks, threads, 0, stream>>>(p, x.size(0));
         });
       }
       if (after.defined() && batch > 0) {
@@ -440,9 +476,6 @@ void backward(const Tensor& dy, const Tensor& x, const Tensor& weight, Offsets o
   const auto batch = batch_of(offsets);
   const std::int64_t taps = weight.count();
   const auto channels = static_cast<unsigned>((x.size(1) + threads - 1) / threads);
-  const std::int64_t runs = (x.size(0) + backward_run - 1) / backward_run;
-  auto* partial = static_cast<float*>(
-      metala::cuda::workspace(x.device(), static_cast<std::size_t>(runs * taps) * sizeof(float)));
   metala::cuda::with_type(x.dtype(), [&]<class T>(T) {
     Problem<T> p = {};
     p.x = static_cast<const T*>(x.raw());
@@ -452,22 +485,23 @@ void backward(const Tensor& dy, const Tensor& x, const Tensor& weight, Offsets o
     p.batch = batch;
     p.before = static_cast<const float*>(before.raw());
     p.width = static_cast<int>(x.size(1));
-    const Gradients<T> g = {static_cast<const T*>(dy.raw()),
-                            dy.stride(0),
-                            static_cast<const float*>(dafter.raw()),
-                            static_cast<T*>(dx.raw()),
-                            dx.stride(0),
-                            partial,
-                            static_cast<float*>(dbefore.raw()),
-                            dx_write == Write::accumulate};
+    Gradients<T> g = {
+        static_cast<const T*>(dy.raw()),   dy.stride(0), static_cast<const float*>(dafter.raw()),
+        static_cast<T*>(dx.raw()),         dx.stride(0), nullptr,
+        static_cast<float*>(dbefore.raw())};
     with_width<1>(weight.size(1), [&]<int W>() {
-      if (runs > 0) {
+      if (x.size(0) > 0) {
         with_channels<W, 8 / sizeof(T)>({&dy, &x, &dx}, [&]<int n>() {
-          const dim3 grid = blocks_for(runs, x.size(1), n);
-          backward_runs<W, n><<<grid, threads, 0, stream>>>(p, g, x.size(0));
+          const Runs runs = runs_for<n>(x, backward_group);
+          p.run = runs.tokens;
+          g.dweight = static_cast<float*>(
+              metala::cuda::workspace(x.device(), runs.blocks.x * taps * sizeof(float)));
+          const auto kernel = dx_write == Write::accumulate ? backward_runs<true, W, n, T>
+                                                            : backward_runs<false, W, n, T>;
+          kernel<<<runs.blocks, threads, 0, stream>>>(p, g, x.size(0));
+          metala::cuda::add_partial_sums(g.dweight, runs.blocks.x, taps,
+                                         static_cast<float*>(dweight.raw()), stream);
         });
-        metala::cuda::add_partial_sums(partial, runs, taps, static_cast<float*>(dweight.raw()),
-                                       stream);
       }
       if (batch > 0 && (dafter.defined() || dbefore.defined())) {
         const dim3 grid(channels, static_cast<unsigned>(batch));

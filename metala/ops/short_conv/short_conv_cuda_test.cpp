@@ -76,6 +76,31 @@ TEST_F(ShortConvOnGpu, GradientsAgreeWithTheReferenceForEveryWidthAndRaggedBatch
   }
 }
 
+// More than a warp looks at in one step, with runs longer than the shortest.
+TEST_F(ShortConvOnGpu, ManySequencesAgreeWithTheReference) {
+  std::vector<std::int64_t> offsets = {0};
+  for (std::int64_t i = 0; i < 70; ++i) offsets.push_back(offsets.back() + i * 7 % 600);
+  const Shape shape = {offsets.back(), 8};
+  const Tensor x = random_normal(shape, DType::f32, 1).cast(DType::bf16);
+  const Tensor dy = random_normal(shape, DType::f32, 2).cast(DType::bf16);
+  const Tensor weight = random_normal({8, 4}, DType::f32, 3);
+  const Tensor y = Tensor::zeros(shape, DType::bf16, gpu_);
+  const Tensor dx = Tensor::zeros(shape, DType::bf16, gpu_);
+  const Tensor dweight = Tensor::zeros({8, 4}, DType::f32, gpu_);
+  short_conv::forward(there(x), there(weight), mirrored(offsets), {}, y, {});
+  short_conv::backward(there(dy), there(x), there(weight), mirrored(offsets), {}, {}, dx, dweight,
+                       {}, Write::overwrite);
+  const auto exact = [](const Tensor& t) { return t.cast(DType::f64); };
+  const Tensor y64 = Tensor::zeros(shape, DType::f64), dx64 = Tensor::zeros(shape, DType::f64);
+  const Tensor dweight64 = Tensor::zeros({8, 4}, DType::f64);
+  short_conv::forward(exact(x), exact(weight), offsets, {}, y64, {});
+  short_conv::backward(exact(dy), exact(x), exact(weight), offsets, {}, {}, dx64, dweight64, {},
+                       Write::overwrite);
+  EXPECT_TRUE(close(y.to({}), y64, 1e-2));
+  EXPECT_TRUE(close(dx.to({}), dx64, 1e-2));
+  EXPECT_TRUE(close(dweight.to({}), dweight64, 1e-2));
+}
+
 TEST_F(ShortConvOnGpu, OverwritingNeedsNoZeros) {
   const std::vector<std::int64_t> ragged = {0, 1, 1, 70, 171};
   for (const std::int64_t channels : {17, 32}) {
