@@ -47,13 +47,19 @@ __device__ __forceinline__ void load_matrices_transposed(std::uint32_t* r,
 }
 
 // A tile of bf16 in shared memory whose rows are 16 bytes longer than their contents: eight rows of
-// one column of 16 bytes then lie in different banks.
-template <int columns>
+// one column of 16 bytes then lie in different banks. Or `swizzled`, for 32 or 64 columns: rows
+// without gaps, whose pieces of 16 bytes change places from row to row to the same end, as
+// warpgroup products want it (warpgroup.cuh); its address is a multiple of 1,024 bytes.
+template <int columns, bool swizzled = false>
 struct Tile {
-  static constexpr int stride = columns + 8;
+  static_assert(!swizzled || columns == 32 || columns == 64);
+  static constexpr int stride = swizzled ? columns : columns + 8;
   static constexpr int bytes(int rows) { return rows * stride * 2; }
   __nv_bfloat16* data;
-  __device__ __nv_bfloat16* at(int row, int column) const { return data + row * stride + column; }
+  __device__ __nv_bfloat16* at(int row, int column) const {
+    if constexpr (swizzled) column ^= (columns == 64 ? row % 8 : row / 2 % 4) * 8;
+    return data + row * stride + column;
+  }
 
   // Rows row .. row+15, k from `k`.
   __device__ FragmentA as_a(int row, int k) const {

@@ -40,7 +40,7 @@ template <int key_width, int value_width>
 __global__ void __launch_bounds__(ChunkGradient<key_width, value_width>::threads,
                                   ChunkGradient<key_width, value_width>::blocks_at_once)
     chunk_gradients(const GradientProblem p) {
-  extern __shared__ __align__(16) unsigned char shared[];
+  extern __shared__ __align__(1024) unsigned char shared[];
   ChunkGradient<key_width, value_width>(p, reinterpret_cast<Bf16*>(shared)).run_chunk();
 }
 

@@ -3,6 +3,8 @@
 // chunks", derives it.
 #pragma once
 
+#include "metala/device/cuda/ragged.cuh"
+#include "metala/device/cuda/warpgroup.cuh"
 #include "metala/ops/metala_attention/metala_attention_chunk.cuh"
 #include "metala/ops/metala_attention/metala_attention_rows.cuh"
 
@@ -35,23 +37,37 @@ struct ChunkGradient {
   static constexpr int threads = Rows::threads;
   static constexpr int blocks_at_once = key_width <= 64 ? 2 : 1;     // on a multiprocessor
   static constexpr int slice = value_width < 64 ? value_width : 64;  // columns taken at once
-  // Warps: four blocks of 16 tokens by groups of 32 channels, or of columns of a slice.
-  static constexpr int groups = key_width / 32;
-  static constexpr int columns = slice / groups;
-  static constexpr int score_tiles = (block_count + groups - 1) / groups;  // of a warp, at most
+  // Warpgroups: a warp has a block of 16 tokens, and of the gradients of queries and keys a part,
+  // some channels of one; or more parts. Elsewhere a group of 32 channels.
+  static constexpr int groups = threads / 128;
+  static constexpr int part_channels = key_width < 64 ? key_width : 64;
+  static constexpr int parts_of_kind = key_width / part_channels;
+  static constexpr int parts = 2 * parts_of_kind / groups;  // of a warp
+  static constexpr int score_columns = chunk / groups;
+  static constexpr int dv_columns = slice / groups;
+  // Slices in memory at once: the next is on its way where a block has the multiprocessor to
+  // itself.
+  static constexpr int buffers = blocks_at_once == 1 ? 2 : 1;
 
   // Shared memory, in bf16. Rows are tokens; channels in the states.
+  using SliceTile = Tile<slice, true>;
+  using WriteTile = Tile<part_channels, true>;  // one for each part of a kind
   static constexpr int key_tile = Tile<key_width>::bytes(chunk) / 2;
-  static constexpr int square_tile = Tile<chunk>::bytes(chunk) / 2;
-  static constexpr int value_tile = Tile<slice>::bytes(chunk) / 2;
-  static constexpr int state_tile = Tile<slice>::bytes(key_width) / 2;
-  // Room for a slice, then for sums in float32.
+  static constexpr int score_tile = Tile<chunk, true>::bytes(chunk) / 2;
+  static constexpr int dscore_tile = Tile<chunk>::bytes(chunk) / 2;
+  static constexpr int write_tile = WriteTile::bytes(chunk) / 2;
+  static constexpr int value_tile = SliceTile::bytes(chunk) / 2;
+  static constexpr int state_tile = SliceTile::bytes(key_width) / 2;
+  // Room for slices, then for sums in float32 and the scores' gradients.
   static constexpr int sum_stride = key_width + 8;
   static constexpr int sums = 2 * 2 * chunk * sum_stride;
-  static constexpr int slices = 2 * (value_tile + state_tile);
-  static constexpr int room_size = sums > slices ? sums : slices;
-  static constexpr int elements =
-      5 * key_tile + 2 * square_tile + Rows::factor_rows * key_width + room_size;
+  static constexpr int slice_tiles = 2 * (value_tile + state_tile);
+  static constexpr int slices_room = buffers * slice_tiles;
+  static constexpr int sums_room = sums + dscore_tile;
+  static constexpr int room_needed = sums_room > slices_room ? sums_room : slices_room;
+  static constexpr int room_size = (room_needed + 511) / 512 * 512;  // swizzled tiles follow
+  static constexpr int elements = room_size + score_tile + parts_of_kind * write_tile +
+                                  4 * key_tile + Rows::factor_rows * key_width;
   static constexpr int own_parts = key_width < 64 ? 1 : key_width / 64;
   // Tables in float32 by channel: of each_factor; what is kept from a block's middle to the
   // chunk's end; totals of runs; shares of sums over tokens.
@@ -66,7 +82,7 @@ struct ChunkGradient {
   const Rows rows;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int block = static_cast<int>(threadIdx.x) / 32 % 4;  // of tokens, the warp's
-  const int group = static_cast<int>(threadIdx.x) / 128;     // of channels or columns, likewise
+  const int group = static_cast<int>(threadIdx.x) / 128;     // its warpgroup
   int head;
   std::int64_t place, first;  // of the chunk, of its first token
   int tokens;                 // 0: there is no such chunk
@@ -79,35 +95,29 @@ struct ChunkGradient {
     head = static_cast<int>(blockIdx.x) % p.heads;
     place = static_cast<std::int64_t>(blockIdx.x) / p.heads;
     // The last sequence whose chunks begin at this place or before it.
-    std::int64_t sequence = 0;
-    for (std::int64_t end = p.batch; end - sequence > 1;) {
-      const std::int64_t middle = (sequence + end) / 2;
-      (chunk_place(p.offsets, middle) <= place ? sequence : end) = middle;
-    }
+    const std::int64_t sequence = metala::cuda::last_where(
+        p.batch, [&](std::int64_t i) { return chunk_place(p.offsets, i) <= place; });
     first = p.offsets[sequence] + (place - chunk_place(p.offsets, sequence)) * chunk;
     const std::int64_t left = p.offsets[sequence + 1] - first;
     tokens = static_cast<int>(left < 0 ? 0 : left < chunk ? left : chunk);
   }
 
+  __device__ __forceinline__ Bf16* room() const { return memory; }
+  __device__ __forceinline__ Tile<chunk, true> scores() const { return {room() + room_size}; }
+  // Decayed to the chunk's end.
+  __device__ __forceinline__ WriteTile write(int part) const {
+    return {scores().data + score_tile + part * write_tile};
+  }
   __device__ __forceinline__ Tile<key_width> by_token(int i) const {
-    return {memory + i * key_tile};
+    return {write(parts_of_kind).data + i * key_tile};
   }
   __device__ __forceinline__ Tile<key_width> q() const { return by_token(0); }
   __device__ __forceinline__ Tile<key_width> u() const { return by_token(1); }
-  // Decayed from and to the middle of their block; write to the chunk's end.
+  // Decayed from and to the middle of their block.
   __device__ __forceinline__ Tile<key_width> query() const { return by_token(2); }
   __device__ __forceinline__ Tile<key_width> key() const { return by_token(3); }
-  __device__ __forceinline__ Tile<key_width> write() const { return by_token(4); }
-  __device__ __forceinline__ Tile<chunk> scores() const { return {memory + 5 * key_tile}; }
-  __device__ __forceinline__ Tile<chunk> dscores() const { return {scores().data + square_tile}; }
-  __device__ __forceinline__ Bf16* rounded_factors() const { return dscores().data + square_tile; }
-  __device__ __forceinline__ Bf16* room() const {
-    return rounded_factors() + Rows::factor_rows * key_width;
-  }
-  __device__ __forceinline__ Tile<slice> v() const { return {room()}; }
-  __device__ __forceinline__ Tile<slice> dmixed() const { return {room() + value_tile}; }
-  __device__ __forceinline__ Tile<slice> state() const { return {room() + 2 * value_tile}; }
-  __device__ __forceinline__ Tile<slice> dstate() const { return {state().data + state_tile}; }
+  __device__ __forceinline__ Bf16* rounded_factors() const { return by_token(4).data; }
+  __device__ __forceinline__ Tile<chunk> dscores() const { return {room() + sums}; }
   // Of queries (0) and keys (1): the gradients that rows of query() and key() get, in float32.
   __device__ __forceinline__ float* gradient_sum(int which, int t, int channel) const {
     return reinterpret_cast<float*>(room()) + (which * chunk + t) * sum_stride + channel;
@@ -130,9 +140,9 @@ struct ChunkGradient {
   __device__ __forceinline__ float* past_scores() const { return own_scores() + own_parts * chunk; }
 
   // ---- First: keys, queries, factors, scores.
-  template <int width>
-  __device__ __forceinline__ void fetch_rows(Tile<width> to, const Bf16* from, std::int64_t stride,
-                                             int count, int real) const {
+  template <int width, bool swizzled>
+  __device__ __forceinline__ void fetch_rows(Tile<width, swizzled> to, const Bf16* from,
+                                             std::int64_t stride, int count, int real) const {
     constexpr int packs = width / 8;
     constexpr int at_once = threads / packs;
     const int own = static_cast<int>(threadIdx.x) / packs;
@@ -190,6 +200,10 @@ struct ChunkGradient {
 
   __device__ __forceinline__ void prepare() const {
     rows.open_beyond(tokens, u());
+    // Blocks of scores that are no pairs.
+    for (int i = static_cast<int>(threadIdx.x) * 8; i < score_tile; i += threads * 8) {
+      *reinterpret_cast<uint4*>(scores().data + i) = make_uint4(0, 0, 0, 0);
+    }
     Run logits, queries, own;
     rows.load(u(), logits);
     rows.load(q(), queries);
@@ -220,7 +234,8 @@ struct ChunkGradient {
     const float2 rest = power(difference(bits.here, bits.end));
 #pragma unroll
     for (int j = 0; j < run_tokens; ++j) {
-      put(write().at(rows.token(j), rows.channel), product(own[j], rest));
+      put(write(rows.channel / part_channels).at(rows.token(j), rows.channel % part_channels),
+          product(own[j], rest));
     }
     rows.each_factor(bits, p.scale, [&](int row, float2 value) {
       *reinterpret_cast<float2*>(factors() + row * key_width + rows.channel) = value;
@@ -240,54 +255,62 @@ struct ChunkGradient {
                          });
   }
 
-  // ---- Second: everything with columns of the state, slice by slice. The warp's results are for
-  // its block's tokens and its group's channels.
+  // ---- Second: everything with columns of the state, slice by slice. Kind 0 is the gradients of
+  // queries, 1 that of keys. The warp's results are for its block's tokens.
   struct Columns {
-    Sums dread[4], dwrite[4];  // S dc and dS v
-    float meeting;             // S . dS, of the group's channel of the lane's number
-    Sums dscores[score_tiles][2];
+    Sums part[parts][part_channels / 8];  // of S dc or dS v
+    float meeting;                        // S . dS, of the group's channel of the lane's number
+    Sums dscores[score_columns / 8];      // with tokens from group * score_columns on
   };
+  __device__ __forceinline__ int kind_of(int part) const {
+    return (group * parts + part) / parts_of_kind;
+  }
+  __device__ __forceinline__ int channel_of(int part) const {
+    return (group * parts + part) % parts_of_kind * part_channels;
+  }
 
+  struct Slice {
+    SliceTile v, dmixed, state, dstate;
+  };
+  __device__ __forceinline__ Slice slice_at(int column) const {
+    Bf16* const at = room() + column / slice % buffers * slice_tiles;
+    return {{at}, {at + value_tile}, {at + 2 * value_tile}, {at + 2 * value_tile + state_tile}};
+  }
   __device__ __forceinline__ void fetch_slice(int column) const {
-    const int width = p.heads * value_width;
-    const std::int64_t at = head * value_width + column;
-    const std::int64_t state_at = (place * p.heads + head) * key_width * value_width + column;
-    fetch_rows(v(), p.v + first * p.v_stride + at, p.v_stride, chunk, tokens);
-    fetch_rows(dmixed(), p.dmixed + first * width + at, width, chunk, tokens);
-    fetch_rows(state(), p.states + state_at, value_width, key_width, key_width);
-    fetch_rows(dstate(), p.dstates + state_at, value_width, key_width, key_width);
+    if (column < value_width) {
+      const Slice to = slice_at(column);
+      const int width = p.heads * value_width;
+      const std::int64_t at = head * value_width + column;
+      const std::int64_t state_at = (place * p.heads + head) * key_width * value_width + column;
+      fetch_rows(to.v, p.v + first * p.v_stride + at, p.v_stride, chunk, tokens);
+      fetch_rows(to.dmixed, p.dmixed + first * width + at, width, chunk, tokens);
+      fetch_rows(to.state, p.states + state_at, value_width, key_width, key_width);
+      fetch_rows(to.dstate, p.dstates + state_at, value_width, key_width, key_width);
+    }
     metala::cuda::commit_copies();
   }
 
-  __device__ __forceinline__ void add_state_products(Columns& c) const {
+  __device__ __forceinline__ void add_products(const Slice& in, Columns& c) const {
+    using metala::cuda::add_product;
+    constexpr int steps = slice / 16;
+    metala::cuda::begin_products();
+    const SliceTile own_values = {in.v.data + group * score_columns * slice};
+    add_product<false, false, steps>(c.dscores, in.dmixed, own_values);
 #pragma unroll
-    for (int d = 0; d < slice; d += 32) {
-      FragmentA dout[2], value[2];
-#pragma unroll
-      for (int k = 0; k < 2; ++k) {
-        dout[k] = dmixed().as_a(block * 16, d + k * 16);
-        value[k] = v().as_a(block * 16, d + k * 16);
-      }
-#pragma unroll
-      for (int n = 0; n < 4; ++n) {
-        FragmentB s[2], ds[2];
-        state().transposed_as_b(group * 32 + n * 8, d, s);
-        dstate().transposed_as_b(group * 32 + n * 8, d, ds);
-#pragma unroll
-        for (int k = 0; k < 2; ++k) {
-          metala::cuda::multiply(c.dread[n], dout[k], s[k]);
-          metala::cuda::multiply(c.dwrite[n], value[k], ds[k]);
-        }
-      }
+    for (int i = 0; i < parts; ++i) {
+      const bool keys = kind_of(i) == 1;
+      const SliceTile states = {(keys ? in.dstate : in.state).data + channel_of(i) * slice};
+      add_product<false, false, steps>(c.part[i], keys ? in.v : in.dmixed, states);
     }
+    metala::cuda::finish_products();
     // A lane takes a channel of the group, a warp 16 columns.
     if (block * 16 >= slice) return;
 #pragma unroll
     for (int d = 0; d < 16; d += 8) {
       const uint4 s =
-          *reinterpret_cast<const uint4*>(state().at(group * 32 + lane, block * 16 + d));
+          *reinterpret_cast<const uint4*>(in.state.at(group * 32 + lane, block * 16 + d));
       const uint4 ds =
-          *reinterpret_cast<const uint4*>(dstate().at(group * 32 + lane, block * 16 + d));
+          *reinterpret_cast<const uint4*>(in.dstate.at(group * 32 + lane, block * 16 + d));
       const float2 sums = fused(
           unpacked(s.x), unpacked(ds.x),
           fused(unpacked(s.y), unpacked(ds.y),
@@ -296,59 +319,33 @@ struct ChunkGradient {
     }
   }
 
-  __device__ __forceinline__ void add_dscores(Columns& c) const {
-#pragma unroll
-    for (int i = 0; i < score_tiles; ++i) {
-      const int other = i * groups + group;
-      if (other > block) continue;
-#pragma unroll
-      for (int d = 0; d < slice; d += 32) {
-        const FragmentA first_half = dmixed().as_a(block * 16, d);
-        const FragmentA second_half = dmixed().as_a(block * 16, d + 16);
-#pragma unroll
-        for (int n = 0; n < 2; ++n) {
-          FragmentB value[2];
-          v().transposed_as_b(other * 16 + n * 8, d, value);
-          metala::cuda::multiply(c.dscores[i][n], first_half, value[0]);
-          metala::cuda::multiply(c.dscores[i][n], second_half, value[1]);
-        }
-      }
-    }
-  }
-
-  // dv = or += scores^T dc + write dS, for the warp's tokens and columns of the slice.
-  __device__ __forceinline__ void store_dv(int column) const {
-    const int from = group * columns;
+  // dv = or += scores^T dc + write dS, for the warp's tokens and the warpgroup's columns.
+  __device__ __forceinline__ void store_dv(const Slice& in, int column) const {
+    using metala::cuda::add_product;
+    const int from = group * dv_columns;
     Bf16* const to = p.dv + (first + block * 16) * p.dv_stride + head * value_width + column + from;
     const auto pair = [&](int n, int r) {
       return reinterpret_cast<std::uint32_t*>(to + sum_row(r) * p.dv_stride + sum_column(n, 0));
     };
     const auto real = [&](int r) { return block * 16 + sum_row(r) < tokens; };
     // What is there already is on its way while the products run.
-    std::uint32_t past[columns / 8][2];
+    std::uint32_t past[dv_columns / 8][2];
 #pragma unroll
-    for (int n = 0; n < columns / 8; ++n) {
+    for (int n = 0; n < dv_columns / 8; ++n) {
 #pragma unroll
       for (int r = 0; r < 4; r += 2) past[n][r / 2] = p.add_v && real(r) ? *pair(n, r) : 0;
     }
-    Sums sums[columns / 8] = {};
-    const auto add = [&](const FragmentA& a, Tile<slice> other, int k) {
+    Sums sums[dv_columns / 8] = {};
+    metala::cuda::begin_products();
+    add_product<true, true, chunk / 16>(sums, scores(), in.dmixed, from);
 #pragma unroll
-      for (int n = 0; n < columns / 8; n += 2) {
-        FragmentB b[2];
-        other.as_b(k, from + n * 8, b);
-        metala::cuda::multiply(sums[n], a, b[0]);
-        metala::cuda::multiply(sums[n + 1], a, b[1]);
-      }
-    };
-#pragma unroll
-    for (int t = 0; t < block_count; ++t) {
-      if (t >= block) add(scores().transposed_as_a(block * 16, t * 16), dmixed(), t * 16);
+    for (int i = 0; i < parts_of_kind; ++i) {
+      const SliceTile gradients = {in.dstate.data + i * part_channels * slice};
+      add_product<false, true, part_channels / 16>(sums, write(i), gradients, from);
     }
+    metala::cuda::finish_products();
 #pragma unroll
-    for (int c = 0; c < key_width; c += 16) add(write().as_a(block * 16, c), dstate(), c);
-#pragma unroll
-    for (int n = 0; n < columns / 8; ++n) {
+    for (int n = 0; n < dv_columns / 8; ++n) {
 #pragma unroll
       for (int r = 0; r < 4; r += 2) {
         const float2 before = unpacked(past[n][r / 2]);
@@ -359,16 +356,19 @@ struct ChunkGradient {
     }
   }
 
+  // The first is on its way already. Copies under way would delay what is shown to products.
   __device__ __forceinline__ void take_slices(Columns& c) const {
-    for (int column = 0;; column += slice) {
+    for (int column = 0; column < value_width; column += slice) {
       metala::cuda::wait_for_copies<0>();
+      metala::cuda::show_to_products();
       __syncthreads();
-      add_state_products(c);
-      add_dscores(c);
-      if (p.dv != nullptr) store_dv(column);
+      if (buffers > 1) fetch_slice(column + slice);
+      const Slice in = slice_at(column);
+      add_products(in, c);
+      if (p.dv != nullptr) store_dv(in, column);
+      if (buffers > 1 && column + slice < value_width) continue;
       __syncthreads();
-      if (column + slice >= value_width) return;
-      fetch_slice(column + slice);
+      if (buffers == 1) fetch_slice(column + slice);
     }
   }
 
@@ -377,62 +377,56 @@ struct ChunkGradient {
   // The scores' gradients; a token's own aside.
   __device__ __forceinline__ void store_dscores(const Columns& c) const {
 #pragma unroll
-    for (int i = 0; i < score_tiles; ++i) {
-      const int other = i * groups + group;
-      if (other > block) continue;
+    for (int n = 0; n < score_columns / 8; ++n) {
 #pragma unroll
-      for (int n = 0; n < 2; ++n) {
+      for (int r = 0; r < 4; r += 2) {
+        const int row = block * 16 + sum_row(r);
+        const int column = group * score_columns + sum_column(n, r);
+        if (column / 16 > block) continue;
+        float pair[2] = {p.scale * c.dscores[n].at[r], p.scale * c.dscores[n].at[r + 1]};
 #pragma unroll
-        for (int r = 0; r < 4; r += 2) {
-          float pair[2] = {p.scale * c.dscores[i][n].at[r], p.scale * c.dscores[i][n].at[r + 1]};
-#pragma unroll
-          for (int e = 0; e < 2; ++e) {
-            const int row = sum_row(r);
-            const int column = sum_column(n, r + e);
-            if (other != block || column < row) continue;
-            if (column == row) own_dscores()[block * 16 + row] = pair[e];
-            pair[e] = 0;
-          }
-          put(dscores().at(block * 16 + sum_row(r), other * 16 + sum_column(n, r)),
-              make_float2(pair[0], pair[1]));
+        for (int e = 0; e < 2; ++e) {
+          if (column + e < row) continue;
+          if (column + e == row) own_dscores()[row] = pair[e];
+          pair[e] = 0;
         }
+        put(dscores().at(row, column), make_float2(pair[0], pair[1]));
       }
     }
   }
 
-  // Two channels of an eight, in a table or a sum.
-  __device__ __forceinline__ int channels(int n) const {
-    return group * 32 + sum_column(n, 0);
-  }
+  // Below, 32 channels from `from`, in tiles of 8 columns: two of a lane's in a table.
   static __device__ __forceinline__ float2 at_channels(const float* table, int channel) {
     return *reinterpret_cast<const float2*>(table + channel);
   }
   // to += factor x, channel by channel.
-  __device__ __forceinline__ void add_scaled(Sums* to, const float* factor, const Sums* x) const {
+  static __device__ __forceinline__ void add_scaled(Sums* to, const float* factor, int from,
+                                                    const Sums* x) {
 #pragma unroll
     for (int n = 0; n < 4; ++n) {
-      const float2 f = at_channels(factor, channels(n));
+      const float2 f = at_channels(factor, from + sum_column(n, 0));
 #pragma unroll
       for (int r = 0; r < 4; ++r)
         to[n].at[r] = fmaf(r % 2 == 0 ? f.x : f.y, x[n].at[r], to[n].at[r]);
     }
   }
-  __device__ __forceinline__ void add_product(Sums* to, const FragmentA& a, Tile<key_width> other,
-                                              int row) const {
+  static __device__ __forceinline__ void add_rows(Sums* to, const FragmentA& a,
+                                                  Tile<key_width> other, int row, int from) {
 #pragma unroll
     for (int n = 0; n < 4; n += 2) {
       FragmentB b[2];
-      other.as_b(row, group * 32 + n * 8, b);
+      other.as_b(row, from + n * 8, b);
       metala::cuda::multiply(to[n], a, b[0]);
       metala::cuda::multiply(to[n + 1], a, b[1]);
     }
   }
-  __device__ __forceinline__ void store_sums(int which, const Sums* x) const {
+  __device__ __forceinline__ void store_sums(int kind, int from, const Sums* x) const {
 #pragma unroll
     for (int n = 0; n < 4; ++n) {
 #pragma unroll
       for (int r = 0; r < 4; r += 2) {
-        *reinterpret_cast<float2*>(gradient_sum(which, block * 16 + sum_row(r), channels(n))) =
+        *reinterpret_cast<float2*>(
+            gradient_sum(kind, block * 16 + sum_row(r), from + sum_column(n, 0))) =
             make_float2(x[n].at[r], x[n].at[r + 1]);
       }
     }
@@ -444,46 +438,62 @@ struct ChunkGradient {
     return x;
   }
 
-  __device__ __forceinline__ void gather(const Columns& c) const {
+  // What decayed queries get: dread from the chunk's start, and the scores' gradients by keys.
+  __device__ __forceinline__ void gather_queries(int from, const Sums* dread) const {
+    Sums all[4] = {};
+    add_scaled(all, factors() + Rows::factor_row(block, 0) * key_width, from, dread);
     // What the block's tokens read from the state, summed over them, for the decays before.
-    const float* const from_start = factors() + Rows::factor_row(block, 0) * key_width;
-    Sums of_queries[4] = {};
-    add_scaled(of_queries, from_start, c.dread);
 #pragma unroll
     for (int n = 0; n < 4; ++n) {
+      const int channel = from + sum_column(n, 0);
       float2 read = make_float2(0, 0);
 #pragma unroll
       for (int r = 0; r < 4; r += 2) {
-        read = fused(load_pair(query().at(block * 16 + sum_row(r), channels(n))),
-                     make_float2(of_queries[n].at[r], of_queries[n].at[r + 1]), read);
+        read = fused(load_pair(query().at(block * 16 + sum_row(r), channel)),
+                     make_float2(all[n].at[r], all[n].at[r + 1]), read);
       }
       read = make_float2(over_lanes(read.x, 4, 16), over_lanes(read.y, 4, 16));
-      if (lane < 4) {
-        *reinterpret_cast<float2*>(reads() + block * key_width + channels(n)) = read;
-      }
+      if (lane < 4) *reinterpret_cast<float2*>(reads() + block * key_width + channel) = read;
     }
-    meetings()[block * key_width + group * 32 + lane] = c.meeting;
-    add_product(of_queries, dscores().as_a(block * 16, block * 16), key(), block * 16);
+    add_rows(all, dscores().as_a(block * 16, block * 16), key(), block * 16, from);
 #pragma unroll
     for (int j = 0; j + 1 < block_count; ++j) {
       if (j >= block) continue;
-      Sums part[4] = {};
-      add_product(part, dscores().as_a(block * 16, j * 16), key(), j * 16);
-      add_scaled(of_queries, factors() + Rows::factor_row(block, 1 + j) * key_width, part);
+      Sums some[4] = {};
+      add_rows(some, dscores().as_a(block * 16, j * 16), key(), j * 16, from);
+      add_scaled(all, factors() + Rows::factor_row(block, 1 + j) * key_width, from, some);
     }
-    store_sums(0, of_queries);
+    store_sums(0, from, all);
+  }
 
-    Sums of_keys[4] = {};
-    add_scaled(of_keys, to_end(block), c.dwrite);
-    add_product(of_keys, dscores().transposed_as_a(block * 16, block * 16), query(), block * 16);
+  // What decayed keys get, likewise.
+  __device__ __forceinline__ void gather_keys(int from, const Sums* dwrite) const {
+    Sums all[4] = {};
+    add_scaled(all, to_end(block), from, dwrite);
+    add_rows(all, dscores().transposed_as_a(block * 16, block * 16), query(), block * 16, from);
 #pragma unroll
     for (int i = 1; i < block_count; ++i) {
       if (i <= block) continue;
-      Sums part[4] = {};
-      add_product(part, dscores().transposed_as_a(block * 16, i * 16), query(), i * 16);
-      add_scaled(of_keys, factors() + Rows::factor_row(i, 1 + block) * key_width, part);
+      Sums some[4] = {};
+      add_rows(some, dscores().transposed_as_a(block * 16, i * 16), query(), i * 16, from);
+      add_scaled(all, factors() + Rows::factor_row(i, 1 + block) * key_width, from, some);
     }
-    store_sums(1, of_keys);
+    store_sums(1, from, all);
+  }
+
+  __device__ __forceinline__ void gather(const Columns& c) const {
+    meetings()[block * key_width + group * 32 + lane] = c.meeting;
+#pragma unroll
+    for (int i = 0; i < parts; ++i) {
+#pragma unroll
+      for (int from = 0; from < part_channels; from += 32) {
+        if (kind_of(i) == 0) {
+          gather_queries(channel_of(i) + from, c.part[i] + from / 8);
+        } else {
+          gather_keys(channel_of(i) + from, c.part[i] + from / 8);
+        }
+      }
+    }
   }
 
   // ---- Fourth: from there to q and u, run by run again. What passes through a token's decay is
@@ -565,8 +575,8 @@ struct ChunkGradient {
                                                  float dk) const {
     const float keep = 1 - gate.lose;
     // Where fewer bits were counted than the decay costs, what passed was too much.
-    const float passed = gate.bits < most_bits ? passing : passing * keep * exp2f(most_bits);
-    return (passed - keep * dk) * fast_sigmoid(-logit) * p.inverse_temperature;
+    const float passed = passing * fminf(1, keep * exp2f(most_bits));
+    return (passed - keep * dk) * gate.closed(logit) * p.inverse_temperature;
   }
 
   __device__ __forceinline__ void store_rows(Tile<key_width> from, Bf16* to,

@@ -202,8 +202,8 @@ struct Queries {
   // tokens with those of every `groups`-th block from block `group` on, no later than i. `factors`
   // is the table of each_factor; near(t, s, score) is taken for a token's own key and for the one
   // before it.
-  template <class Near>
-  __device__ __forceinline__ void find_scores(Tile<key_width> keys, Tile<chunk> scores,
+  template <bool swizzled, class Near>
+  __device__ __forceinline__ void find_scores(Tile<key_width> keys, Tile<chunk, swizzled> scores,
                                               const Bf16* factors, float scale, int i, int group,
                                               int groups, Near near) const {
     const auto store = [&](int block, int n, int r, float x, float y) {
