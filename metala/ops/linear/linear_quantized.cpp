@@ -5,6 +5,7 @@
 #define HWY_TARGET_INCLUDE "metala/ops/linear/linear_quantized.cpp"
 #include <hwy/foreach_target.h>  // compiles the lines below once per instruction set
 
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 #include <algorithm>
@@ -39,6 +40,9 @@ HWY_INLINE auto products(V w, const std::int16_t* x) {
 // Columns are worked on in segments whose scales fit a small buffer.
 constexpr std::size_t segment_groups = 256;
 
+// How far ahead of what is worked on a row is fetched; rows follow each other in memory.
+constexpr std::size_t prefetch_bytes = 4096;
+
 #if HWY_TARGET == HWY_SCALAR
 using Sums = hn::ScalableTag<float>;
 #else
@@ -58,6 +62,8 @@ HWY_INLINE void dots_of_two_rows(const PackedRow& row, const PackedRow& other,
     widen_scales(other, first, count, other_scales);
     for (std::size_t g = 0; g < count; g += 2) {
       const std::size_t p = (first + g) / 2;
+      hwy::Prefetch(row.integers + p * Unpack::bytes_of_pair + prefetch_bytes);
+      hwy::Prefetch(other.integers + p * Unpack::bytes_of_pair + prefetch_bytes);
       for (std::size_t j = 0; j < group; j += hn::Lanes(Shorts())) {
         const std::int16_t* x0 = x + p * pair + j;
         auto low = hn::Zero(Shorts()), high = hn::Zero(Shorts());

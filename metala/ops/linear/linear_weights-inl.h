@@ -91,6 +91,7 @@ HWY_INLINE void widen_scales(const PackedRow& row, std::size_t first, std::size_
 
 // Integers j .. j + lanes of both groups of pair p.
 struct Unpack8 {
+  static constexpr std::size_t bytes_of_pair = pair;
   template <class V>
   static HWY_INLINE void both(const PackedRow& row, std::size_t p, std::size_t j, V& low, V& high) {
     low = hn::PromoteTo(Shorts(), hn::LoadU(Bytes(), row.integers + p * pair + j));
@@ -99,6 +100,7 @@ struct Unpack8 {
 };
 
 struct Unpack4 {
+  static constexpr std::size_t bytes_of_pair = pair / 2;
   template <class V>
   static HWY_INLINE void both(const PackedRow& row, std::size_t p, std::size_t j, V& low, V& high) {
     const auto bytes = hn::PromoteTo(Shorts(), hn::LoadU(Bytes(), row.integers + p * group + j));
