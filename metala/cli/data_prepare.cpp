@@ -110,8 +110,10 @@ void add_data_prepare(CLI::App& data) {
   p.threads = thread_count();
   CLI::App* command =
       data.add_subcommand("prepare", "Text to tokens on disk: PREFIX.bin, PREFIX.idx");
-  command->add_option("inputs", p.inputs,
-                      "Text files, folders, .jsonl files, any of them .gz or .zst; - for stdin");
+  command->add_option(
+      "inputs", p.inputs,
+      "Text files, folders, .jsonl files (of text, or of ids and labels), any of them "
+      ".gz or .zst; - for stdin");
   command->add_option("-o,--output", p.prefix, "PREFIX of the files to write");
   command
       ->add_option("--tokenizer", p.tokenizer.name,

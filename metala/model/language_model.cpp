@@ -53,9 +53,10 @@ double LanguageModel::embedding_scale() const {
 Variable LanguageModel::hidden(Tape& tape, const Batch& given, const CarriedState& state,
                                const TrainingOptions* training) const {
   const Config& c = *config_;
-  const Batch batch = {
-      mirrored(tape.arena(), given.ids), mirrored(tape.arena(), given.offsets), given.context,
-      given.origins.empty() ? given.origins : mirrored(tape.arena(), given.origins)};
+  Batch batch = {mirrored(tape.arena(), given.ids), mirrored(tape.arena(), given.offsets),
+                 given.context};
+  const bool dropped = training != nullptr && (c.embedding_dropout > 0 || c.hidden_dropout > 0);
+  if (dropped && !given.origins.empty()) batch.origins = mirrored(tape.arena(), given.origins);
   check_offsets("model", batch.offsets, static_cast<std::int64_t>(batch.ids.size()));
   require(state.empty() || !c.bidirectional, "model: a bidirectional model has no state");
   require(state.empty() || batch.context == nullptr,
