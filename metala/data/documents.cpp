@@ -64,8 +64,9 @@ std::vector<std::int32_t> integers(const nlohmann::json& list, const char* field
   require(list.is_array(), "{}: {} must be a list of numbers", where, field);
   std::vector<std::int32_t> out;
   for (const auto& n : list) {
-    const bool fits = n.is_number_integer() && n <= std::numeric_limits<std::int32_t>::max() &&
-                      (n >= 0 || (unlabelled && n == -100));
+    constexpr std::uint64_t most = std::numeric_limits<std::int32_t>::max();
+    const bool fits = n.is_number_unsigned() ? n.get<std::uint64_t>() <= most
+                                             : unlabelled && n.is_number_integer() && n == -100;
     require(fits, "{}: {} holds {}; wanted ids{}", where, field,
             n.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).substr(0, 40),
             unlabelled ? ", or -100" : "");

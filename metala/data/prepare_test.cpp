@@ -231,6 +231,8 @@ TEST(Prepare, LabelsThatFitNoIdsAndMixturesAreRefused) {
             std::string::npos);
   EXPECT_NE(says(R"({"ids": [1], "labels": [-5]})").find("labels holds -5; wanted ids, or -100"),
             std::string::npos);
+  EXPECT_NE(says(R"({"ids": [1], "labels": [18446744073709551516]})").find("wanted ids, or -100"),
+            std::string::npos);  // -100 in 64 bits
   EXPECT_NE(says(R"({"ids": [1]})").find("in.jsonl:1: has ids but no labels"), std::string::npos);
   o.skip_malformed = true;
   folder.spill("in.jsonl", good + "\n" + R"({"ids": [1, 2], "labels": [2]})" + "\n");
