@@ -110,7 +110,8 @@ Arrays whole(std::int64_t first, std::int64_t last, const LengthOf& length_of,
   const bool shuffled = options.shuffle && options.packing == Packing::until_overflow;
   if (shuffled) numpy_shuffle(random, std::span(documents));
 
-  auto& [order, places, visits] = arrays;
+  auto& order = arrays.order;
+  auto& places = arrays.places;
   const bool alone = options.packing == Packing::unpacked;
   std::int64_t filled = 0;  // tokens of the sample being made
   // One document more than there are samples: what the last but one ends with.

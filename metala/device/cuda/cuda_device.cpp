@@ -84,6 +84,7 @@ struct Gpu {
   std::array<std::shared_ptr<void>, 2> workspaces;  // by use
   std::array<std::size_t, 2> workspace_bytes = {};
   int multiprocessors = 0;
+  std::size_t shared_memory = 0;
 };
 
 std::mutex mutex;
@@ -149,6 +150,7 @@ Device open(int index) {
   }
   Gpu opened;
   opened.multiprocessors = properties.multiProcessorCount;
+  opened.shared_memory = properties.sharedMemPerBlockOptin;
   check(cudaStreamCreateWithFlags(&opened.stream, cudaStreamNonBlocking), "cuda: making a stream");
   auto memory = std::make_unique<GpuMemory>(index, opened.stream);
   opened.memory = memory.get();
@@ -175,6 +177,10 @@ DeviceInfo info(Device device) {
 
 int multiprocessors(Device device) {
   return gpu(device).multiprocessors;
+}
+
+std::size_t shared_memory(Device device) {
+  return gpu(device).shared_memory;
 }
 
 cudaStream_t stream(Device device) {

@@ -8,9 +8,9 @@
 
 namespace metala::metala_attention::cuda {
 
-// Whether the form takes these inputs: bf16, a dynamic tied decay, (K, D) one of (32, 32), (64,
-// 64), (64, 128), (128, 128), (128, 256), rows and addresses multiples of 16 bytes; and the outputs
-// or gradients beside them.
+// Whether the form takes these inputs: bf16, a dynamic tied decay, (K, D) one of (32, 32), (32, 64),
+// (64, 64), (64, 128), (128, 128), (128, 256) for which the GPU has shared memory enough, rows and
+// addresses multiples of 16 bytes; and the outputs or gradients beside them.
 bool fits_chunks(const Options&, const Inputs&);
 bool fits_chunks(const Options&, const Inputs&, const Tensor& o);
 bool fits_chunks(const Options&, const Inputs&, const Gradients& to);

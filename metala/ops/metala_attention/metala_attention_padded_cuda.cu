@@ -179,7 +179,7 @@ class Padding {
 
 bool fits_padded(const Options& options, const Inputs& in) {
   return in.q.dtype() == DType::bf16 && in.u.defined() && !in.k.defined() &&
-         !options.bidirectional && wider(size_of(options, in)) != Size{0, 0};
+         !options.bidirectional && has_room(wider(size_of(options, in)), in.q.device());
 }
 
 void forward_padded(const Options& options, const Inputs& in, Offsets offsets, const Tensor& o,

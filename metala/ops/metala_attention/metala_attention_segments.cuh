@@ -36,6 +36,10 @@ bool with_size(Size size, F&& f) {
          take.template operator()<128, 128>() || take.template operator()<128, 256>();
 }
 
+// Whether the chunk forms are compiled for the size, and the device's multiprocessors have the shared
+// memory that all their kernels of this size want.
+bool has_room(Size, Device);
+
 // Inputs and options; not what comes out, nor the segments.
 Problem problem(const Options& options, const Inputs& in, Offsets offsets);
 

@@ -1,6 +1,8 @@
 #include <algorithm>
 
+#include "metala/device/cuda/cuda_device.h"
 #include "metala/ops/metala_attention/metala_attention_chunk_cuda.h"
+#include "metala/ops/metala_attention/metala_attention_chunk_gradient.cuh"
 #include "metala/ops/metala_attention/metala_attention_segments.cuh"
 
 namespace metala::metala_attention::cuda {
@@ -13,11 +15,24 @@ bool aligned(const Tensor& t) {
 
 }  // namespace
 
+bool has_room(Size size, Device device) {
+  std::size_t wanted = 0;
+  const bool compiled = with_size(size, [&]<int key_width, int value_width>() {
+    wanted = std::max({Kernel<key_width, value_width, Pass::totals>::bytes,
+                       Kernel<key_width, value_width, Pass::outputs>::bytes,
+                       Kernel<key_width, value_width, Pass::states>::bytes,
+                       Kernel<key_width, value_width, Pass::totals_back>::bytes,
+                       Kernel<key_width, value_width, Pass::states_back>::bytes,
+                       ChunkGradient<key_width, value_width>::bytes});
+  });
+  return compiled && wanted <= metala::cuda::shared_memory(device);
+}
+
 bool fits_chunks(const Options& options, const Inputs& in) {
   if (in.q.dtype() != DType::bf16 || !in.u.defined() || in.k.defined()) return false;
   if (options.bidirectional) return false;
   if (!aligned(in.q) || !aligned(in.u) || !aligned(in.v)) return false;
-  return with_size(size_of(options, in), []<int...>(){});
+  return has_room(size_of(options, in), in.q.device());
 }
 
 bool fits_chunks(const Options& options, const Inputs& in, const Tensor& o) {
