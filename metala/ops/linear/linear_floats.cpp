@@ -87,7 +87,7 @@ void lay_out_floats(const float* x, std::size_t stride, std::size_t count, std::
 #if HWY_TARGET != HWY_SCALAR
 // The sum of the blocks of four lanes.
 template <class D, class V>
-HWY_INLINE auto fold([[maybe_unused]] D d, V v) {
+HWY_INLINE auto fold(D d, V v) {
   if constexpr (hn::MaxLanes(D()) <= 4) {
     return v;
   } else {
@@ -114,7 +114,7 @@ HWY_INLINE void store_sums(Float a, Float b, Float c, Float e, float* to) {
 
 // GCC would read x again for each row of W, and loads would bind.
 HWY_INLINE void keep_in_register([[maybe_unused]] Float& v) {
-#if HWY_ARCH_X86 && HWY_COMPILER_GCC_ACTUAL && HWY_TARGET != HWY_SCALAR && HWY_TARGET != HWY_EMU128
+#if HWY_ARCH_X86 && HWY_TARGET != HWY_SCALAR && !defined(__clang__)
   asm("" : "+v"(v.raw));
 #endif
 }
@@ -133,23 +133,19 @@ HWY_INLINE void add_dots(const W* const* w, const W* const* ahead, const float* 
 #pragma GCC unroll 8
     for (std::size_t n = 0; n < count; ++n) sum[r][n] = hn::Zero(d);
   }
+  const auto add_half = [&](std::size_t half, Float w0, Float w1) {
+#pragma GCC unroll 8
+    for (std::size_t n = 0; n < count; ++n) {
+      const std::size_t row = half * panel_rows + n % panel_rows;
+      auto column = hn::LoadU(d, x + n / panel_rows * panel_size + row * width);
+      keep_in_register(column);
+      sum[0][n] = hn::MulAdd(w0, column, sum[0][n]);
+      sum[1][n] = hn::MulAdd(w1, column, sum[1][n]);
+    }
+  };
   const auto add = [&](const Two& w0, const Two& w1) {
-#pragma GCC unroll 8
-    for (std::size_t n = 0; n < count; ++n) {
-      const float* of_row = x + n / panel_rows * panel_size + n % panel_rows * width;
-      auto column = hn::LoadU(d, of_row);
-      keep_in_register(column);
-      sum[0][n] = hn::MulAdd(w0.first, column, sum[0][n]);
-      sum[1][n] = hn::MulAdd(w1.first, column, sum[1][n]);
-    }
-#pragma GCC unroll 8
-    for (std::size_t n = 0; n < count; ++n) {
-      const float* of_row = x + n / panel_rows * panel_size + (panel_rows + n % panel_rows) * width;
-      auto column = hn::LoadU(d, of_row);
-      keep_in_register(column);
-      sum[0][n] = hn::MulAdd(w0.second, column, sum[0][n]);
-      sum[1][n] = hn::MulAdd(w1.second, column, sum[1][n]);
-    }
+    add_half(0, w0.first, w1.first);
+    add_half(1, w0.second, w1.second);
     x += 2 * width * panel_rows;
   };
   std::size_t k = 0;
