@@ -29,10 +29,10 @@ run() {
   fi
 }
 
-on_gpu() { "$1" --gtest_list_tests --gtest_filter='*OnGpu*' | grep -q .; }
+has() { "$1" --gtest_list_tests --gtest_filter="$2" | grep -q '^  '; } # PROGRAM TESTS
 
 for program in "$programs"/*_test; do
-  if ! on_gpu "$program"; then continue; fi
+  if ! has "$program" '*OnGpu*'; then continue; fi
   run "$(basename "$program")" "$program" --gtest_filter='*OnGpu*' --gtest_brief=1
 done
 for folder in "$@"; do
@@ -46,13 +46,19 @@ if [ -n "${SANITIZE:-}" ]; then
   for option in --kernel-name-exclude --kernel-regex-exclude; do
     if "$sanitizer" --help | grep -q -e "$option"; then exclude=$option; fi
   done
+  # Racecheck stops in the decoding kernels with an error of its own ("failed to handle a hardware
+  # exception", CUDA 13.0), and reports all that comes after it as failed.
+  decoding='FusedStepOnGpu.*:Decode*'
   for program in "$programs"/*_test; do
-    if ! on_gpu "$program"; then continue; fi
     for tool in memcheck racecheck; do
+      tests=${SANITIZE_TESTS:-*OnGpu*}
+      [ $tool = memcheck ] || tests="$tests:-$decoding"
+      if ! has "$program" "$tests"; then continue; fi
       run "$tool $(basename "$program")" "$sanitizer" --tool $tool --error-exitcode 9 \
         ${exclude:+"$exclude" kernel_substring=nvjet} \
-        "$program" --gtest_filter="${SANITIZE_TESTS:-*OnGpu*}" --gtest_brief=1
+        "$program" --gtest_filter="$tests" --gtest_brief=1
     done
   done
+  echo "left out: racecheck of $decoding"
 fi
 [ -z "$failed" ] || { echo "FAILED:$failed" >&2; exit 1; }
