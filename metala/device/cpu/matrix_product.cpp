@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <limits>
+#include <mutex>
+#include <shared_mutex>
 
 #include "metala/base/profile.h"
 #include "metala/base/threads.h"
@@ -28,8 +30,15 @@ CBLAS_TRANSPOSE blas(Transpose t) {
 
 // The BLAS multiplies on the thread that calls it: were it to start threads of its own, they would
 // compete with the team's. Its OpenMP build asks every calling thread anew how many it may start.
+// Being told so moves buffers that all threads share, so none may multiply meanwhile.
+std::shared_mutex telling_blas;
+
 void keep_blas_on_this_thread() {
-  thread_local const bool done = (openblas_set_num_threads(1), true);
+  thread_local const bool done = [] {
+    const std::unique_lock alone(telling_blas);
+    openblas_set_num_threads(1);
+    return true;
+  }();
   static_cast<void>(done);
 }
 
@@ -79,6 +88,7 @@ void matrix_product(const Tensor& a, Transpose transpose_a, const Tensor& b, Tra
     const auto width = static_cast<int>(begin_of(column + 1, grid.columns, n) - left);
     if (height == 0 || width == 0) return;
     keep_blas_on_this_thread();
+    const std::shared_lock beside_others(telling_blas);
     cblas_sgemm(CblasRowMajor, blas(transpose_a), blas(transpose_b), height, width, k, 1.0f,
                 a.data<float>() + top * step_a, lda, b.data<float>() + left * step_b, ldb, beta,
                 c.data<float>() + top * c.stride(0) + left, ldc);
