@@ -89,9 +89,8 @@ TEST_F(LanguageModelOnGpu, GradientsAreThoseOfTheCpuWithEveryOption) {
       const auto here = gradients_of(config, floats, recompute);
       const auto got = gradients_of(config, floats.on(gpu_, DType::f32), recompute);
       for (const auto& [tensor, truth] : want) {
-        // The attention's own bound there, then what float32 costs this model on the CPU.
         EXPECT_TRUE(
-            close(got.at(tensor), truth, 3e-5 + 20 * relative_difference(here.at(tensor), truth)))
+            close(got.at(tensor), truth, 2e-5 + 20 * relative_difference(here.at(tensor), truth)))
             << name << ": " << tensor;
       }
     }

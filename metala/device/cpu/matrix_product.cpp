@@ -29,8 +29,8 @@ CBLAS_TRANSPOSE blas(Transpose t) {
 }
 
 // The BLAS multiplies on the thread that calls it: were it to start threads of its own, they would
-// compete with the team's. Its OpenMP build asks every calling thread anew how many it may start.
-// Being told so moves buffers that all threads share, so none may multiply meanwhile.
+// compete with the team's. Its OpenMP build asks every calling thread anew how many it may start. It
+// does not promise that others may multiply meanwhile, so none does.
 std::shared_mutex telling_blas;
 
 void keep_blas_on_this_thread() {
