@@ -29,8 +29,9 @@ CBLAS_TRANSPOSE blas(Transpose t) {
 }
 
 // The BLAS multiplies on the thread that calls it: were it to start threads of its own, they would
-// compete with the team's. Its OpenMP build asks every calling thread anew how many it may start. It
-// does not promise that others may multiply meanwhile, so none does.
+// compete with the team's. Its OpenMP build asks every calling thread anew how many it may start,
+// and what telling it does to its buffers is not guarded: by two threads at once, 0.3.21 frees one
+// twice and later gives it to two products. So a thread tells it while no other does or multiplies.
 std::shared_mutex telling_blas;
 
 void keep_blas_on_this_thread() {
