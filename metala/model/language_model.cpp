@@ -5,14 +5,18 @@
 
 #include "metala/device/mirror.h"
 #include "metala/model/checkpoint.h"
+#include "metala/ops/embedding/embedding.h"
 #include "metala/ops/linear/linear.h"
 
 namespace metala {
 namespace {
 
 // Tokens read in one pass of `advance`: enough for the matrix products to run at full speed, few
-// enough for a pass's activations to stay small beside the weights.
-constexpr std::int64_t window_tokens = 512;
+// enough for a pass's activations to stay small beside the weights. On a GPU a pass of 512 tokens
+// costs no more than its launches.
+std::int64_t window_tokens(Device device) {
+  return device.is_cuda() ? 4096 : 512;
+}
 
 // Kernels read vectors and the convolution's taps as f32; only matrices come in 16 bits.
 Parameters with_small_tensors_widened(const Config& config, const Parameters& parameters) {
@@ -111,7 +115,7 @@ void LanguageModel::advance(Arena& arena, const Batch& batch, State& state,
   check_ids(batch.ids.host());
   // All sequences walk together, a window of tokens each at a time.
   const std::int64_t window =
-      std::max<std::int64_t>(16, window_tokens / std::max<std::int64_t>(sequences, 1));
+      std::max<std::int64_t>(16, window_tokens(device_) / std::max<std::int64_t>(sequences, 1));
   std::int64_t longest = 0;
   for (std::int64_t b = 0; b < sequences; ++b) {
     longest = std::max(longest, batch.offsets[static_cast<std::size_t>(b) + 1] -
@@ -157,26 +161,26 @@ void LanguageModel::advance_window(Arena& arena, const Batch& batch, State& stat
 
   // Logits only where a sequence stands now: after its last token in this batch.
   std::vector<std::int64_t> readers;
-  bool one_each = true;
+  std::vector<std::int32_t> last_tokens;
   for (std::int64_t b = 0; b < batch_of(batch.offsets); ++b) {
     const auto i = static_cast<std::size_t>(b);
     const std::int64_t read = batch.offsets[i + 1] - batch.offsets[i];
     state.tokens()[i] += read;
-    if (read > 0) readers.push_back(b);
-    one_each = one_each && read == 1;
+    if (read == 0) continue;
+    readers.push_back(b);
+    last_tokens.push_back(static_cast<std::int32_t>(batch.offsets[i + 1] - 1));
   }
   if (!state.logits().defined()) {
     state.logits() =
         Tensor::zeros({state.batch(), config_->vocab_size}, accumulation_type(dtype_), device_);
   }
-  if (one_each) return linear::forward(hidden, head_.value(), {}, state.logits());
   const auto count = static_cast<std::int64_t>(readers.size());
-  const Tensor last = arena.uninitialized({count, config_->width}, dtype_);
-  for (std::int64_t i = 0; i < count; ++i) {
-    const auto b = static_cast<std::size_t>(readers[static_cast<std::size_t>(i)]);
-    const std::int64_t row = batch.offsets[b + 1] - 1;
-    last.rows(i, i + 1).copy_from(hidden.rows(row, row + 1));
+  Tensor last = hidden;
+  if (count < hidden.size(0)) {
+    last = arena.uninitialized({count, config_->width}, dtype_);
+    embedding::forward(mirrored(arena, Ids(last_tokens)), hidden, 1.0, last);
   }
+  if (count == state.batch()) return linear::forward(last, head_.value(), {}, state.logits());
   const Tensor next = logits(arena, last);
   for (std::int64_t i = 0; i < count; ++i) {
     const std::int64_t b = readers[static_cast<std::size_t>(i)];

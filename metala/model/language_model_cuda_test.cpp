@@ -48,6 +48,21 @@ TEST_F(LanguageModelOnGpu, ReadsAsOnTheCpuWithEveryOption) {
   }
 }
 
+TEST_F(LanguageModelOnGpu, PromptsOfSeveralPassesAreReadAsOnTheCpu) {
+  const Config config = testing_models::small_config();
+  const Parameters floats = testing_models::lively_parameters(config, DType::f32);
+  const std::vector<std::int64_t> offsets = {0, 3000, 3000, 3003, 12003};
+  const auto ids = testing_models::random_ids(offsets.back(), config.vocab_size, 9);
+  const auto logits = [&](const LanguageModel& model) {
+    Arena arena(model.device());
+    State state(config, batch_of(offsets), DType::f32, model.device());
+    model.advance(arena, {ids, offsets}, state);
+    return state.logits().to({}).copy();
+  };
+  EXPECT_TRUE(close(logits(LanguageModel(config, floats.on(gpu_, DType::f32))),
+                    logits(LanguageModel(config, floats)), 1e-4));
+}
+
 TEST_F(LanguageModelOnGpu, Bf16StaysNearTheExactModel) {
   const Config config = testing_models::small_config();
   const Parameters exact = testing_models::lively_parameters(config, DType::f64);

@@ -177,6 +177,24 @@ TEST(LanguageModel, SplittingAPromptAnywhereAndCarryingTheStateChangesNothing) {
   }
 }
 
+// Sequences that end in different passes, or never begin.
+TEST(LanguageModel, PromptsOfSeveralPassesAreReadAsInOne) {
+  const Config config = small_config();
+  const LanguageModel model(config, lively_parameters(config, DType::f32));
+  const std::vector<std::int64_t> offsets = {0, 700, 700, 703, 2003};
+  const auto ids = random_ids(offsets.back(), config.vocab_size, 9);
+  const State state = advanced(model, ids, offsets);
+  const Tensor hidden = hidden_of(model, ids, offsets);
+  Arena arena;
+  const Tensor logits = model.logits(arena, hidden);
+  for (const std::int64_t b : {0, 2, 3}) {
+    const std::int64_t last = offsets[static_cast<std::size_t>(b) + 1] - 1;
+    EXPECT_TRUE(close(state.logits().rows(b, b + 1), logits.rows(last, last + 1), 1e-4)) << b;
+  }
+  EXPECT_TRUE(close(state.logits().rows(1, 2), Tensor::zeros({1, config.vocab_size}), 0));
+  EXPECT_EQ(state.tokens(), (std::vector<std::int64_t>{700, 0, 3, 1300}));
+}
+
 TEST(LanguageModel, SequencesOfABatchDoNotMeet) {
   const Config config = small_config();
   const LanguageModel model(config, lively_parameters(config, DType::f32));
