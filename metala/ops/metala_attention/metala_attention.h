@@ -5,13 +5,15 @@
 //   g[t] = logsigmoid(u[t]) / temperature      a = exp(g)          log decay g <= 0, decay a
 //   k[t] = 1 - a[t]  (computed as -expm1(g)),  or a projected key given as `k`
 //   S[t] = diag(a[t]) S[t-1] + k[t] v[t]^T                          S [K, D], S[-1] = before or 0
-//   c[t] = scale * S[t]^T q[t] + sigmoid( (sum_i q[t,i] k[t,i] aug[i]) v[t] )       the mixed value
+//   x[t] = (sum_i q[t,i] k[t,i] aug[i]) v[t]                                        augmentation
+//   c[t] = scale * S[t]^T q[t] + sigmoid(x[t]) - 1/2                                the mixed value
 //   o[t] = silu(z[t]) * LayerNorm_D(c[t])       no weight or bias, eps 1e-5; no z: only LayerNorm
 //
 // Decay: u [N, H*K] dynamic (a gate for each token), or fixed (`fixed_decay` [H*K], one gate for
-// all tokens) or none (a = 1, which needs k). Without aug there is no sigmoid term. Bidirectional:
-// the recurrence is also run right to left on the same q, a, k, v; both outputs are added before
-// the augmentation; there is no state.
+// all tokens) or none (a = 1, which needs k). Without aug c is what is read alone. The half is not
+// in the authors' code: LayerNorm does not see it, but values near 1/2 would be rounded as such.
+// Bidirectional: the recurrence is also run right to left on the same q, a, k, v; both outputs are
+// added before the augmentation; there is no state.
 //
 //   q, u, k         [N, H*K]       v, z, c, o   [N, H*D]      1 <= K, D <= 256
 //   aug, fixed_decay [H*K]         before, after [B, H, K, D]

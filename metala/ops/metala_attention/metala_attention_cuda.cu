@@ -13,6 +13,7 @@
 #include "metala/ops/metala_attention/metala_attention_chunk_cuda.h"
 #include "metala/ops/metala_attention/metala_attention_cuda.h"
 #include "metala/ops/metala_attention/metala_attention_cut.cuh"
+#include "metala/ops/metala_attention/metala_attention_local.cuh"
 #include "metala/ops/metala_attention/metala_attention_padded_cuda.h"
 #include "metala/ops/metala_attention/metala_attention_share.cuh"
 
@@ -128,42 +129,25 @@ __global__ void __launch_bounds__(32 * warps) local(Arguments<T> p, std::int64_t
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int first = head * p.value_width;
   T* out = p.o.row(t) + first;
-  float score = 0;
-  if (p.aug != nullptr) {
-    for (int i = lane; i < p.key_width; i += 32) {
-      const int channel = head * p.key_width + i;
-      const float k = p.key_at(t, channel, p.gate_at(t, channel));
-      score += to_float(p.q.row(t)[channel]) * k * p.aug[channel];
-    }
-    score = warp_sum(score);
-  }
+  const float score = augmentation_score(p, t, head);
   constexpr int most = 256 / 32;
   float c[most];
-  float sum = 0;
 #pragma unroll
   for (int i = 0; i < most; ++i) {
     const int at = i * 32 + lane;
     c[i] = 0;
     if (at >= p.value_width) continue;
     c[i] = to_float(out[at]);
-    if (p.aug != nullptr) c[i] += sigmoid(score * to_float(p.v.row(t)[first + at]));
+    if (p.aug != nullptr) c[i] += centred_sigmoid(score * to_float(p.v.row(t)[first + at]));
     if (p.mixed.data != nullptr) p.mixed.row(t)[first + at] = from_float<T>(c[i]);
-    sum += c[i];
   }
-  const float share = 1 / static_cast<float>(p.value_width);
-  const float mean = warp_sum(sum) * share;
-  float squares = 0;
-#pragma unroll
-  for (int i = 0; i < most; ++i) {
-    const float centred = i * 32 + lane < p.value_width ? c[i] - mean : 0.0f;
-    squares += centred * centred;
-  }
-  const float r = rsqrtf(warp_sum(squares) * share + norm_epsilon);
+  normalise<T>(c, 1 / static_cast<float>(p.value_width),
+               [&](int i) { return i * 32 + lane < p.value_width; });
 #pragma unroll
   for (int i = 0; i < most; ++i) {
     const int at = i * 32 + lane;
     if (at >= p.value_width) continue;
-    float y = (c[i] - mean) * r;
+    float y = c[i];
     if (p.z.data != nullptr) {
       const float z = to_float(p.z.row(t)[first + at]);
       y *= z * sigmoid(z);
@@ -197,23 +181,14 @@ __global__ void __launch_bounds__(32 * warps)
   }
   score = warp_sum(score);
   Floats<value_share> c;
-  float sum = 0;
 #pragma unroll
   for (int i = 0; i < value_share; ++i) {
-    c.at[i] = read.at[i] + fast_sigmoid(score * v.at[i]);
-    sum += c.at[i];
+    c.at[i] = read.at[i] + fast_centred_sigmoid(score * v.at[i]);
   }
   if (p.mixed.data != nullptr) store(c, p.mixed.row(t) + value);
-  constexpr float share = 1.0f / (32 * value_share);
-  const float mean = warp_sum(sum) * share;
-  float squares = 0;
+  normalise<Bf16>(c.at, 1.0f / (32 * value_share), [](int) { return true; });
 #pragma unroll
-  for (int i = 0; i < value_share; ++i) squares += (c.at[i] - mean) * (c.at[i] - mean);
-  const float r = rsqrtf(warp_sum(squares) * share + norm_epsilon);
-#pragma unroll
-  for (int i = 0; i < value_share; ++i) {
-    c.at[i] = (c.at[i] - mean) * r * z.at[i] * fast_sigmoid(z.at[i]);
-  }
+  for (int i = 0; i < value_share; ++i) c.at[i] *= z.at[i] * fast_sigmoid(z.at[i]);
   store(c, p.o.row(t) + value);
 }
 

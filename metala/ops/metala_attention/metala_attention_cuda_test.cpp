@@ -261,6 +261,28 @@ TEST_F(MetalaAttentionOnGpu, GradientsInBf16AgreeWithTheReferenceForManySequence
   expect_gradients(p, DType::bf16, 2e-2);
 }
 
+// From the mixed values of its own forward pass.
+TEST_F(MetalaAttentionOnGpu, OutputsAndGradientsAreExactWhereTheStateHoldsLittle) {
+  for (const auto& [type, bound] : {std::pair{DType::f32, 1e-5}, {DType::bf16, 2e-2}}) {
+    const Problem p = holding_little(64, 128);
+    Inputs in = inputs_of(p);
+    for (Tensor* t : {&in.q, &in.u, &in.v, &in.z}) *t = t->cast(type).cast(DType::f32);
+    const Inputs exact = cast(in, DType::f64);
+    Cotangents c = cotangents_of(p, DType::f32);
+    c.o = c.o.cast(type).cast(DType::f64);
+    const Result want = run_forward(p, exact);
+    const Gradients wanted = gradients_like(p, exact, 0.25);
+    backward(p.options(), exact, p.offsets(), want.mixed, c.o, {}, wanted);
+    const Result got = run(p, in, type);
+    EXPECT_TRUE(close(got.o, want.o, bound));
+    const auto to = named(gradients(p, in, got.mixed, type));
+    for (std::size_t i = 0; i < to.size(); ++i) {
+      if (!to[i].second.defined()) continue;
+      EXPECT_TRUE(close(to[i].second.to({}), named(wanted)[i].second, bound)) << to[i].first;
+    }
+  }
+}
+
 TEST_F(MetalaAttentionOnGpu, TheSameInputsGiveTheSameGradients) {
   for (const std::int64_t key_width : {64, 128}) {
     const Problem p = {.lengths = {300, 77}, .key_width = key_width, .value_width = 2 * key_width};

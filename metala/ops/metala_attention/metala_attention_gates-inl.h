@@ -87,6 +87,16 @@ HWY_INLINE Sigmoid sigmoid(Float x) {
   return {hn::IfThenElse(negative, smaller, larger), hn::IfThenElse(negative, larger, smaller)};
 }
 
+// sigmoid(x) - 1/2 to full precision: near x = 0 the difference would cancel.
+HWY_INLINE Float centred_sigmoid(Float x) {
+  const Floats d;
+  const auto half = hn::Set(d, 0.5f);
+  const Exponential e = exponential(hn::Neg(hn::Abs(x)));
+  const auto size =
+      hn::Div(hn::Mul(half, hn::Neg(e.minus_one)), hn::Add(hn::Set(d, 1.0f), e.value));
+  return hn::CopySign(size, x);
+}
+
 struct Gate {
   Float keep, lose;
   Float slope;  // dg/du = sigmoid(-u) / temperature

@@ -88,7 +88,7 @@ inline HWY_NOINLINE void finish(const Head<float>& h, const HeadOutputs<float>& 
     for (std::int64_t t = 0; t < rows.count; ++t) {
       const auto score = hn::Set(Floats(), scores[t]);
       for_lanes(width, [&, v = rows.v[t], mixed = c[t]](auto lanes) {
-        const auto term = sigmoid(hn::Mul(score, lanes.load(v))).open;
+        const auto term = centred_sigmoid(hn::Mul(score, lanes.load(v)));
         lanes.store(hn::Add(lanes.load(mixed), term), mixed);
       });
     }

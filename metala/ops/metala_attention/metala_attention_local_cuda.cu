@@ -3,6 +3,7 @@
 #include "metala/device/cuda/cuda_device.h"
 #include "metala/device/cuda/cuda_error.h"
 #include "metala/ops/metala_attention/metala_attention_arguments.cuh"
+#include "metala/ops/metala_attention/metala_attention_local.cuh"
 #include "metala/ops/metala_attention/metala_attention_share.cuh"
 
 namespace metala::metala_attention::cuda {
@@ -47,30 +48,18 @@ __global__ void __launch_bounds__(32 * warps)
   const T* mixed = b.mixed.row(t) + first;
   const T* dout = b.dout.row(t) + first;
   constexpr int most = 256 / 32;
+  const auto exists = [&](int i) { return i * 32 + lane < p.value_width; };
   float y[most];
-  float sum = 0;
 #pragma unroll
-  for (int i = 0; i < most; ++i) {
-    const int at = i * 32 + lane;
-    y[i] = at < p.value_width ? to_float(mixed[at]) : 0.0f;
-    sum += y[i];
-  }
+  for (int i = 0; i < most; ++i) y[i] = exists(i) ? to_float(mixed[i * 32 + lane]) : 0.0f;
   const float share = 1 / static_cast<float>(p.value_width);
-  const float mean = warp_sum(sum) * share;
-  float squares = 0;
-#pragma unroll
-  for (int i = 0; i < most; ++i) {
-    y[i] = i * 32 + lane < p.value_width ? y[i] - mean : 0.0f;
-    squares += y[i] * y[i];
-  }
-  const float r = rsqrtf(warp_sum(squares) * share + norm_epsilon);
+  const float r = normalise<T>(y, share, exists);
   float e[most];  // the gradient of y
   float sum_e = 0;
   float along = 0;
 #pragma unroll
   for (int i = 0; i < most; ++i) {
     const int at = i * 32 + lane;
-    y[i] *= r;
     e[i] = 0;
     if (at >= p.value_width) continue;
     e[i] = to_float(dout[at]);
@@ -90,15 +79,7 @@ __global__ void __launch_bounds__(32 * warps)
   }
   const float mean_e = warp_sum(sum_e) * share;
   const float mean_along = warp_sum(along) * share;
-  float score = 0;
-  if (p.aug != nullptr) {
-    for (int i = lane; i < p.key_width; i += 32) {
-      const int channel = head * p.key_width + i;
-      const float k = p.key_at(t, channel, p.gate_at(t, channel));
-      score += to_float(p.q.row(t)[channel]) * k * p.aug[channel];
-    }
-    score = warp_sum(score);
-  }
+  const float score = augmentation_score(p, t, head);
   float dscore = 0;
 #pragma unroll
   for (int i = 0; i < most; ++i) {
@@ -142,23 +123,12 @@ __global__ void __launch_bounds__(32 * warps)
   const Floats<key_share> q = load<key_share>(p.q.row(t) + key);
   const Floats<key_share> u = load<key_share>(p.u.row(t) + key);
   constexpr float share = 1.0f / (32 * value_share);
-  float sum = 0;
-#pragma unroll
-  for (int i = 0; i < value_share; ++i) sum += y.at[i];
-  const float mean = warp_sum(sum) * share;
-  float squares = 0;
-#pragma unroll
-  for (int i = 0; i < value_share; ++i) {
-    y.at[i] -= mean;
-    squares += y.at[i] * y.at[i];
-  }
-  const float r = rsqrtf(warp_sum(squares) * share + norm_epsilon);
+  const float r = normalise<Bf16>(y.at, share, [](int) { return true; });
   float sum_e = 0;
   float along = 0;
   Floats<value_share> out;
 #pragma unroll
   for (int i = 0; i < value_share; ++i) {
-    y.at[i] *= r;
     const float gate = fast_sigmoid(z.at[i]);
     out.at[i] = y.at[i] * z.at[i] * gate;
     dz.at[i] += e.at[i] * y.at[i] * gate * (1 + z.at[i] * (1 - gate));

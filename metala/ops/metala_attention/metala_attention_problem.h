@@ -112,6 +112,16 @@ inline Inputs cast(const Inputs& in, DType type) {
           to(in.z), to(in.aug), to(in.fixed_decay), to(in.before)};
 }
 
+// A state that begins empty and takes in little: mixed values, augmented, deviate from one another
+// by a hundred-thousandth of what the augmentation's sigmoid comes to.
+inline Problem holding_little(std::int64_t key_width, std::int64_t value_width) {
+  return {.lengths = {20, 3},
+          .key_width = key_width,
+          .value_width = value_width,
+          .carried = false,
+          .gates = GatePattern::remembering};
+}
+
 struct Result {
   Tensor o, mixed, after;
 };

@@ -103,6 +103,12 @@ struct RowNorm {
   }
 };
 
+// sigmoid(x) less its constant half.
+template <class T>
+T centred_sigmoid(T x) {
+  return std::tanh(x / 2) / 2;
+}
+
 template <class T>
 void forward(const Head<T>& h, const HeadOutputs<T>& out) {
   const auto width = h.value_width;
@@ -117,7 +123,7 @@ void forward(const Head<T>& h, const HeadOutputs<T>& out) {
   for (std::int64_t t = 0; t < h.tokens; ++t) {
     if (h.aug != nullptr) {
       const T score = augmentation_score(h, t);
-      for (std::int64_t j = 0; j < width; ++j) rows[t][j] += sigmoid(score * h.v[t][j]);
+      for (std::int64_t j = 0; j < width; ++j) rows[t][j] += centred_sigmoid(score * h.v[t][j]);
     }
     const RowNorm<T> norm(rows[t], width);
     for (std::int64_t j = 0; j < width; ++j) {

@@ -131,6 +131,13 @@ TEST(MetalaAttention, OutputIsTheGatedNormOfTheMixedValue) {
   }
 }
 
+TEST(MetalaAttention, OutputIsExactWhereTheStateHoldsLittle) {
+  const Problem p = holding_little(17, 33);
+  const Inputs in = inputs_of(p);
+  const Result want = run_forward(p, cast(in, DType::f64));
+  for (const Form form : forms_for(p)) EXPECT_TRUE(close(run(p, in, form).o, want.o, 2e-6));
+}
+
 RC_GTEST_PROP(MetalaAttention, SplittingASequenceAnywhereAndCarryingTheStateChangesNothing, ()) {
   const auto length = *rc::gen::inRange<std::int64_t>(1, 70);
   const auto cut = *rc::gen::inRange<std::int64_t>(0, length + 1);
