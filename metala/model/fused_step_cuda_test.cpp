@@ -130,7 +130,7 @@ TEST_F(FusedStepOnGpu, IsThePlainModelWithEveryOption) {
 }
 
 TEST_F(FusedStepOnGpu, IsThePlainModelForAnyNumberOfSequences) {
-  for (const std::int64_t batch : {2, 3, 16, 17, 64, 65, 130}) {
+  for (const std::int64_t batch : {2, 3, 8, 9, 16, 17, 64, 65, 130}) {
     SCOPED_TRACE(batch);
     expect_agreement(widened(testing_models::small_config()), batch);
   }
@@ -179,7 +179,7 @@ TEST_F(FusedStepOnGpu, SequencesMayStandStill) {
 }
 
 TEST_F(FusedStepOnGpu, GivesTheSameBitsEachTime) {
-  for (const std::int64_t batch : {1, 20, 80}) {
+  for (const std::int64_t batch : {1, 12, 20, 80}) {
     const Config config = widened(testing_models::small_config());
     const LanguageModel model(config, rounded(config).cast(DType::f32).on(gpu_, DType::bf16));
     const Outcome once = stepped(model, batch);

@@ -28,10 +28,11 @@ __device__ __forceinline__ void await_previous() {
 #endif
 }
 
-// A kernel that calls `await_previous`, with `shared` bytes of dynamic shared memory.
+// A kernel that calls `await_previous`, with `shared` bytes of dynamic shared memory, in clusters
+// of neighbouring blocks.
 template <class... P, class... A>
-void launch_early(void (*kernel)(P...), dim3 grid, unsigned threads, std::size_t shared,
-                  cudaStream_t stream, A&&... arguments) {
+void launch_early_in_clusters(void (*kernel)(P...), dim3 grid, unsigned cluster, unsigned threads,
+                              std::size_t shared, cudaStream_t stream, A&&... arguments) {
   cudaFuncAttributes code;
   check(cudaFuncGetAttributes(&code, kernel), "a kernel's attributes");
   if (code.sharedSizeBytes + shared > 48 * 1024) {
@@ -39,18 +40,31 @@ void launch_early(void (*kernel)(P...), dim3 grid, unsigned threads, std::size_t
                                static_cast<int>(shared)),
           "a kernel's shared memory");
   }
-  cudaLaunchAttribute early = {};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[2] = {};
+  unsigned count = 0;
+  // Code made for older GPUs has no instruction to await with.
+  if (code.ptxVersion >= 90) {
+    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (cluster > 1) {
+    attributes[count].id = cudaLaunchAttributeClusterDimension;
+    attributes[count++].val.clusterDim = {cluster, 1, 1};
+  }
   cudaLaunchConfig_t launch = {};
   launch.gridDim = grid;
   launch.blockDim = dim3(threads);
   launch.dynamicSmemBytes = shared;
   launch.stream = stream;
-  launch.attrs = &early;
-  // Code made for older GPUs has no instruction to await with.
-  launch.numAttrs = code.ptxVersion >= 90 ? 1 : 0;
+  launch.attrs = attributes;
+  launch.numAttrs = count;
   check(cudaLaunchKernelEx(&launch, kernel, std::forward<A>(arguments)...), "launching a kernel");
+}
+
+template <class... P, class... A>
+void launch_early(void (*kernel)(P...), dim3 grid, unsigned threads, std::size_t shared,
+                  cudaStream_t stream, A&&... arguments) {
+  launch_early_in_clusters(kernel, grid, 1, threads, shared, stream, std::forward<A>(arguments)...);
 }
 
 }  // namespace metala::cuda

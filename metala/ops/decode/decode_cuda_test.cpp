@@ -9,6 +9,8 @@ TEST(DecodeOnGpu, IsBuiltWithCudaOnly) {
 
 #else
 
+#include <algorithm>
+
 #include "metala/harness/compare.h"
 #include "metala/harness/gpu.h"
 #include "metala/harness/random_tensor.h"
@@ -68,6 +70,38 @@ TEST_F(DecodeOnGpu, ProjectsLikeTheReferenceWithMatricesSideBySide) {
   }
 }
 
+// Rows of one matrix, as a model's projections lie.
+TEST_F(DecodeOnGpu, ProjectsStackedMatricesLikeTheReferenceAndWithTheSameBitsTwice) {
+  for (const std::int64_t in : {32, 96, 160, 1024, 1056, 2816}) {
+    for (const std::int64_t rows : {9, 16, 17, 33, 64, 65}) {
+      const Tensor y = bf16_normal({rows, in}, 1);
+      const Tensor stack = bf16_normal({312, in}, 2);
+      const Tensor w = there(stack);
+      const std::array<Tensor, 3> matrices = {w.rows(0, 48), w.rows(48, 56), w.rows(56, 312)};
+      const Tensor out = blank({rows, 312}, DType::f32);
+      project({there(y), {}, {}, {}, {}}, matrices, out);
+      EXPECT_TRUE(close(out.to({}), product(y, stack), in_float)) << in << " " << rows;
+      const Tensor again = blank({rows, 312}, DType::f32);
+      project({there(y), {}, {}, {}, {}}, matrices, again);
+      EXPECT_TRUE(same_bits(again.to({}), out.to({}))) << in << " " << rows;
+    }
+  }
+}
+
+// The more tiles, the fewer blocks share one.
+TEST_F(DecodeOnGpu, ProjectsIntoMoreTilesThanThereAreMultiprocessors) {
+  for (const std::int64_t out : {3072, 8192, 12296}) {
+    for (const std::int64_t rows : {12, 40, 64}) {
+      const Tensor y = bf16_normal({rows, 288}, 1);
+      const Tensor w = bf16_normal({out, 288}, 2);
+      const Tensor wider = blank({rows, out + 8}, DType::f32);
+      project({there(y), {}, {}, {}, {}}, std::array{there(w)}, wider.slice(1, 0, out));
+      EXPECT_TRUE(close(wider.to({}).slice(1, 0, out).copy(), product(y, w), in_float))
+          << out << " " << rows;
+    }
+  }
+}
+
 TEST_F(DecodeOnGpu, ProjectsIntoAnyNumberOfColumns) {
   for (const std::int64_t out : {1, 7, 23, 4000, 32001}) {
     for (const std::int64_t rows : {1, 20}) {
@@ -82,15 +116,16 @@ TEST_F(DecodeOnGpu, ProjectsIntoAnyNumberOfColumns) {
 
 TEST_F(DecodeOnGpu, AddsOntoTheResidual) {
   for (const std::int64_t in : {64, 1024, 5632}) {
-    for (const std::int64_t rows : {1, 2, 11, 33, 64, 100}) {
+    for (const std::int64_t rows : {1, 2, 11, 17, 33, 64, 100}) {
       const Tensor y = bf16_normal({rows, in}, 1);
       const Tensor w = bf16_normal({96, in}, 2);
       const Tensor bias = random_normal({96}, DType::f32, 3);
       const Tensor x = random_normal({rows, 96}, DType::f32, 4);
+      const Tensor products = product(y, w);
       for (const bool biased : {false, true}) {
         const Tensor got = there(x);
         project_onto(there(y), there(w), biased ? there(bias) : Tensor(), got);
-        const Tensor want = product(y, w);
+        const Tensor want = products.copy();
         for (std::int64_t i = 0; i < want.count(); ++i) {
           want.data<double>()[i] += x.data<float>()[i];
           if (biased) want.data<double>()[i] += bias.data<float>()[i % 96];
@@ -102,7 +137,7 @@ TEST_F(DecodeOnGpu, AddsOntoTheResidual) {
 }
 
 TEST_F(DecodeOnGpu, GatesWithEveryActivationAndWithout) {
-  const std::int64_t width = 72;
+  const std::int64_t width = 200;
   for (const auto activation : {glu::Activation::silu, glu::Activation::gelu, glu::Activation::relu,
                                 glu::Activation::two_plus_elu, glu::Activation::sine}) {
     for (const std::int64_t rows : {1, 2, 5, 18, 64, 70}) {
@@ -234,7 +269,54 @@ TEST_F(DecodeRowsOnGpu, TheNormAsAMixerIsAdded) {
   }
 }
 
-TEST_F(DecodeOnGpu, StepsAttentionLikeTheReferenceForAllWidthsAndOptions) {
+class DecodeAttentionOnGpu : public DecodeOnGpu {
+ protected:
+  // One token for each of the problem's sequences, but for those that stand still.
+  void expect_step(const metala_attention::Problem& p, const std::vector<std::int32_t>& ids,
+                   std::int64_t taps) {
+    SCOPED_TRACE(p.text());
+    const metala_attention::Inputs in = metala_attention::inputs_of(p);
+    const std::int64_t sequences = p.batch();
+    const std::int64_t channels = p.heads * p.value_width;
+    const Tensor z_bias = random_normal({channels}, DType::f32, 20);
+    const Tensor conv_inputs = random_normal({sequences, channels, taps}, DType::f32, 21);
+    const Tensor normed = random_normal({sequences, channels}, DType::f32, 22);
+
+    metala_attention::Inputs exact = metala_attention::cast(in, DType::f64);
+    for (std::int64_t i = 0; i < exact.z.count(); ++i) {
+      exact.z.data<double>()[i] += z_bias.data<float>()[i % channels];
+    }
+    const auto want = metala_attention::run_forward(p, exact);
+
+    const metala_attention::Inputs moved = {there(in.q),           there(in.u),     there(in.k),
+                                            there(in.v),           there(in.z),     there(in.aug),
+                                            there(in.fixed_decay), there(in.before)};
+    const Conv conv = {blank({channels, taps}, DType::f32), there(conv_inputs)};
+    const Tensor o = blank({sequences, channels}, DType::bf16);
+    const auto ids_there = mirrored(ids);
+    attention_step(p.options(), moved, there(z_bias), conv, there(normed), ids_there.there(), o);
+    const Tensor state = moved.before.to({});
+    const Tensor shifted = conv.inputs.to({});
+    const Tensor out = o.to({});
+    for (std::int64_t n = 0; n < sequences; ++n) {
+      if (ids[static_cast<std::size_t>(n)] < 0) {
+        EXPECT_TRUE(same_bits(state.row(n), in.before.row(n))) << n;
+        EXPECT_TRUE(same_bits(shifted.row(n), conv_inputs.row(n))) << n;
+        continue;
+      }
+      EXPECT_TRUE(close(state.row(n), want.after.row(n), of_gates)) << n;
+      EXPECT_TRUE(close(out.row(n), want.o.row(n), in_bf16)) << n;
+      for (std::int64_t i = n * channels; i < (n + 1) * channels; ++i) {
+        const float* was = conv_inputs.data<float>() + taps * i;
+        const float* is = shifted.data<float>() + taps * i;
+        EXPECT_TRUE(std::equal(was + 1, was + taps, is) && is[taps - 1] == normed.data<float>()[i])
+            << i;
+      }
+    }
+  }
+};
+
+TEST_F(DecodeAttentionOnGpu, StepsLikeTheReferenceForAllWidthsAndOptions) {
   using metala_attention::Decay;
   std::vector<metala_attention::Problem> problems;
   const std::pair<std::int64_t, std::int64_t> widths[] = {
@@ -262,38 +344,16 @@ TEST_F(DecodeOnGpu, StepsAttentionLikeTheReferenceForAllWidthsAndOptions) {
     p.augmented = false;
     problems.push_back(p);
   }
-  for (const auto& p : problems) {
-    SCOPED_TRACE(p.text());
-    const metala_attention::Inputs in = metala_attention::inputs_of(p);
-    const Tensor z_bias = random_normal({p.heads * p.value_width}, DType::f32, 20);
-    const std::int64_t channels = p.heads * p.value_width;
-    const Tensor conv_inputs = random_normal({3, channels, 4}, DType::f32, 21);
-    const Tensor normed = random_normal({3, channels}, DType::f32, 22);
+  for (const auto& p : problems) expect_step(p, {0, 0, 0}, 4);
+}
 
-    metala_attention::Inputs exact = metala_attention::cast(in, DType::f64);
-    for (std::int64_t i = 0; i < exact.z.count(); ++i) {
-      exact.z.data<double>()[i] += z_bias.data<float>()[i % channels];
-    }
-    const auto want = metala_attention::run_forward(p, exact);
-
-    const metala_attention::Inputs moved = {there(in.q),           there(in.u),     there(in.k),
-                                            there(in.v),           there(in.z),     there(in.aug),
-                                            there(in.fixed_decay), there(in.before)};
-    const Conv conv = {blank({channels, 4}, DType::f32), there(conv_inputs)};
-    const Tensor o = blank({3, channels}, DType::bf16);
-    const Tensor ids = Tensor::zeros({3}, DType::i32, gpu_);
-    attention_step(p.options(), moved, there(z_bias), conv, there(normed), ids.data<std::int32_t>(),
-                   o);
-    EXPECT_TRUE(close(moved.before.to({}), want.after, of_gates));
-    EXPECT_TRUE(close(o.to({}), want.o, in_bf16));
-    const Tensor shifted = conv.inputs.to({});
-    for (std::int64_t i = 0; i < normed.count(); ++i) {
-      const float* was = conv_inputs.data<float>() + 4 * i;
-      const float* is = shifted.data<float>() + 4 * i;
-      EXPECT_TRUE(is[0] == was[1] && is[1] == was[2] && is[2] == was[3] &&
-                  is[3] == normed.data<float>()[i])
-          << i;
-    }
+TEST_F(DecodeAttentionOnGpu, SequencesMayStandStill) {
+  for (const std::int64_t taps : {3, 4}) {
+    metala_attention::Problem p;
+    p.lengths = {1, 1, 1, 1, 1};
+    p.key_width = 24;
+    p.value_width = 40;
+    expect_step(p, {7, -1, -1, 0, -1}, taps);
   }
 }
 

@@ -1,5 +1,5 @@
 // Products of up to 16 rows with weights that are read once, as fast as memory gives them; of more
-// rows by cuBLASLt.
+// rows in tiles (decode_tiles.h) or by cuBLASLt.
 //
 // A block owns some tiles of eight weight rows; its eight warps share out a tile's columns in
 // blocks of 32 and multiply on tensor cores. Weights pass through a ring in shared memory that is
@@ -15,8 +15,9 @@
 #include "metala/device/cuda/early_launch.cuh"
 #include "metala/device/cuda/matrix_product_cuda.h"
 #include "metala/device/cuda/mma.cuh"
+#include "metala/ops/decode/decode_gate.cuh"
 #include "metala/ops/decode/decode_rows.cuh"
-#include "metala/ops/glu/glu_reference.h"
+#include "metala/ops/decode/decode_tiles.h"
 
 namespace metala::decode::cuda {
 namespace {
@@ -36,8 +37,6 @@ constexpr int blocks_of_unit = 4;  // blocks that a warp fetches together
 constexpr int unit_width = block_width * warps * blocks_of_unit;
 constexpr int most_matrices = 5;
 constexpr int most_tiles_at_once = 4;  // whose sums are finished together
-
-enum class Into { write, add, gate };
 
 // Up to five matrices of as many columns, one above the other; or a pair side by side, whose tiles
 // are taken together.
@@ -64,9 +63,8 @@ struct Problem {
   std::int64_t y_stride;
   Bf16* h;
   std::int64_t h_stride;
-  glu::Activation activation;
-  const float* bias1;
-  const float* bias2;
+  GateArguments gate;
+  const float* bias;
 };
 
 // Of a unit of the ring; a pair's blocks lie next to each other.
@@ -246,19 +244,6 @@ __device__ __forceinline__ float sum_of_warps(const float* sums, int stride) {
   return sum;
 }
 
-// Any activation but SiLU, out of the way of the instruction cache.
-__device__ __noinline__ float activated(glu::Activation activation, float a) {
-  return glu::reference::value<float>(activation, a);
-}
-
-__device__ __forceinline__ float gated(const Problem& p, int column, float a, float b) {
-  if (p.bias1 != nullptr) a += p.bias1[column];
-  a = p.activation == glu::Activation::silu ? silu(a) : activated(p.activation, a);
-  if (p.weights.count == 1) return a;
-  if (p.bias2 != nullptr) b += p.bias2[column];
-  return a * b;
-}
-
 template <bool fused, Into into, bool paired>
 __global__ void __launch_bounds__(threads, 2) product(Problem p) {
   constexpr int matrices = paired ? 2 : 1;
@@ -326,11 +311,12 @@ __global__ void __launch_bounds__(threads, 2) product(Problem p) {
       if constexpr (into == Into::write) {
         p.y[n * p.y_stride + column] = sum;
       } else if constexpr (into == Into::add) {
-        const float bias = p.bias1 != nullptr ? p.bias1[column] : 0.0f;
+        const float bias = p.bias != nullptr ? p.bias[column] : 0.0f;
         p.y[n * p.y_stride + column] = before + sum + bias;
       } else {
-        const float gate = paired ? sum_of_warps(from + tile_rows, sums_size) : 0.0f;
-        p.h[n * p.h_stride + column] = metala::cuda::from_float<Bf16>(gated(p, column, sum, gate));
+        const float other = paired ? sum_of_warps(from + tile_rows, sums_size) : 0.0f;
+        p.h[n * p.h_stride + column] =
+            metala::cuda::from_float<Bf16>(gated(p.gate, column, sum, other));
       }
     }
     if (end < end_tile) __syncthreads();  // the sums are used again
@@ -338,17 +324,15 @@ __global__ void __launch_bounds__(threads, 2) product(Problem p) {
 }
 
 // h from products of many rows [N, out or 2 out], four columns a thread.
-__global__ void __launch_bounds__(threads) gate(Problem p) {
+__global__ void __launch_bounds__(threads) gate_rows(Problem p) {
   metala::cuda::let_next_start();
   metala::cuda::await_previous();
   const int column = 4 * (static_cast<int>(blockIdx.x) * threads + static_cast<int>(threadIdx.x));
   if (column >= p.out) return;
   const float* from = p.y + blockIdx.y * p.y_stride + column;
   const float4 a = load_four(from);
-  const float4 b = p.weights.count == 1 ? a : load_four(from + p.out);
-  store_four(make_float4(gated(p, column, a.x, b.x), gated(p, column + 1, a.y, b.y),
-                         gated(p, column + 2, a.z, b.z), gated(p, column + 3, a.w, b.w)),
-             p.h + blockIdx.y * p.h_stride + column);
+  const float4 b = p.gate.paired ? load_four(from + p.out) : a;
+  store_four(gated(p.gate, column, a, b), p.h + blockIdx.y * p.h_stride + column);
 }
 
 template <bool fused, bool paired>
@@ -452,9 +436,11 @@ void project(const Rows& rows, std::span<const Tensor> weights, Tensor y) {
   put_products(p, y);
   if (!rows.y.defined()) {
     launch<true, Into::write>(p, y.device(), stream);
-  } else if (!launch<false, Into::write>(p, y.device(), stream)) {
-    multiply(rows.y, weights, y);
+    return;
   }
+  const Tensor whole = stacked(weights);
+  if (whole.defined() && project_in_tiles(rows.y, whole, y)) return;
+  if (!launch<false, Into::write>(p, y.device(), stream)) multiply(rows.y, weights, y);
 }
 
 void project_gated(const Rows& rows, const Gated& gated, Tensor products, Tensor h) {
@@ -464,9 +450,7 @@ void project_gated(const Rows& rows, const Gated& gated, Tensor products, Tensor
   const std::span<const Tensor> weights(both, paired ? 2 : 1);
   Problem p = problem(rows, weights);
   p.out = static_cast<int>(h.size(1));
-  p.activation = gated.activation;
-  p.bias1 = static_cast<const float*>(gated.bias1.raw());
-  p.bias2 = static_cast<const float*>(gated.bias2.raw());
+  p.gate = arguments(gated);
   p.h = static_cast<Bf16*>(h.raw());
   p.h_stride = h.stride(0);
   const Device device = h.device();
@@ -475,6 +459,7 @@ void project_gated(const Rows& rows, const Gated& gated, Tensor products, Tensor
            : launch<true, Into::gate>(p, device, stream);
     return;
   }
+  if (project_gated_in_tiles(rows.y, gated, h)) return;
   if (paired ? launch<false, Into::gate, true>(p, device, stream)
              : launch<false, Into::gate>(p, device, stream)) {
     return;
@@ -483,14 +468,15 @@ void project_gated(const Rows& rows, const Gated& gated, Tensor products, Tensor
   put_products(p, products);
   const dim3 grid(static_cast<unsigned>((p.out / 4 + threads - 1) / threads),
                   static_cast<unsigned>(p.rows));
-  metala::cuda::launch_early(gate, grid, threads, 0, stream, p);
+  metala::cuda::launch_early(gate_rows, grid, threads, 0, stream, p);
 }
 
 void project_onto(const Tensor& y, const Tensor& weight, const Tensor& bias, Tensor x) {
   const auto stream = metala::cuda::enter("decode", {&y, &weight, &bias, &x});
   Problem p = problem({y, {}, {}, {}, {}}, std::span<const Tensor>(&weight, 1));
-  p.bias1 = static_cast<const float*>(bias.raw());
+  p.bias = static_cast<const float*>(bias.raw());
   put_products(p, x);
+  if (project_onto_in_tiles(y, weight, bias, x)) return;
   if (launch<false, Into::add>(p, x.device(), stream)) return;
   using metala::cuda::Transpose;
   metala::cuda::matrix_product(y, Transpose::no, weight, Transpose::yes, x, x);
