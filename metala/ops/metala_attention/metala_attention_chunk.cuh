@@ -2,6 +2,7 @@
 // launches it). README.md, "On NVIDIA GPUs", derives how decays become factors of keys and queries.
 #pragma once
 
+#include "metala/ops/metala_attention/metala_attention_place.cuh"
 #include "metala/ops/metala_attention/metala_attention_rows.cuh"
 
 namespace metala::metala_attention::cuda {
@@ -15,68 +16,6 @@ enum class Pass {
   states,       // the state before each chunk
   totals_back,  // the same of the state's gradient,
   states_back,  // which is that after each chunk
-};
-
-struct Problem {
-  const Bf16 *q, *u, *v;  // backwards v is dc, the gradient of the outputs
-  std::int64_t q_stride, u_stride, v_stride, o_stride;
-  const float* before;  // [B, H, K, D], or null; backwards the gradient of the
-                        // state at the end
-  Bf16* o;
-  float* after;        // null: not wanted; backwards dS at the start is added
-  Bf16* chunk_states;  // [chunk (chunk_place), H, K, D]; of outputs: null where not wanted
-  // Of pieces of segments, when there are several in a sequence: [piece, B * H, K, D] and [.., K].
-  float* segment_states;
-  float* segment_decays;
-  const std::int64_t* offsets;
-  int heads, batch, segments;
-  int pieces;                   // of a segment, that the first pass takes side by side
-  std::int64_t segment_tokens;  // a multiple of the chunk, as are pieces
-  float inverse_temperature, scale;
-};
-
-// Where a chunk lies among those of all sequences: each sequence has room for a chunk of its own
-// where the tokens before it end within one.
-__device__ __forceinline__ std::int64_t chunk_place(const std::int64_t* offsets,
-                                                    std::int64_t sequence) {
-  return offsets[sequence] / chunk + sequence;
-}
-
-// What the first decay of a sequence's channel is of what it was counted as.
-__device__ __forceinline__ float first_uncounted(const Problem& p, std::int64_t sequence, int head,
-                                                 int key_width, int channel) {
-  const std::int64_t first = p.offsets[sequence];
-  if (first == p.offsets[sequence + 1]) return 1;
-  const Bf16 u = p.u[first * p.u_stride + head * key_width + channel];
-  return uncounted(metala::cuda::to_float(u), p.inverse_temperature);
-}
-
-// What a block works on: a head's slice of columns over a segment of a sequence, or a piece of one,
-// of `length` tokens.
-template <int key_width, int value_width>
-struct Place {
-  int head, column;
-  std::int64_t sequence_head, sequence, first, tokens;
-  int segment;
-  bool last;  // of the sequence: the first segment of an empty one
-
-  __device__ __forceinline__ Place(const Problem& p, int slice, int which, std::int64_t length) {
-    sequence_head = blockIdx.x;
-    head = static_cast<int>(blockIdx.x) % p.heads;
-    segment = which;
-    column = static_cast<int>(blockIdx.y) * slice;
-    sequence = static_cast<std::int64_t>(blockIdx.x) / p.heads;
-    const std::int64_t start = p.offsets[sequence] + segment * length;
-    const std::int64_t end = p.offsets[sequence + 1];
-    first = start;
-    tokens = end > start ? end - start : 0;
-    last = tokens > 0 ? tokens <= length : segment == 0;
-    if (tokens > length) tokens = length;
-  }
-  __device__ __forceinline__ std::int64_t state_at(const Problem& p) const {
-    return (static_cast<std::int64_t>(segment) * p.batch * p.heads + sequence_head) * key_width *
-           value_width;
-  }
 };
 
 template <int key_width, int value_width, Pass pass>
@@ -356,31 +295,21 @@ struct Kernel {
     });
   }
 
-  // From the state before the sequence and what the segments before this one add to it; backwards
-  // from the other end.
+  // At the end of the segment before, or before the sequence; backwards from the other end.
   __device__ __forceinline__ void start_state() {
-    if (p.before != nullptr) {
-      const float* from = p.before + place.sequence_head * key_width * value_width;
-      each_state([&](int at, float* s) {
-        const float2 carried = *reinterpret_cast<const float2*>(from + at);
-        s[0] = carried.x;
-        s[1] = carried.y;
-      });
+    const float* from = p.before;
+    if (backwards ? place.segment + 1 < p.segments : place.segment > 0) {
+      const std::int64_t piece =
+          backwards ? (place.segment + 1) * p.pieces : place.segment * p.pieces - 1;
+      from = p.segment_states + piece * p.batch * p.heads * key_width * value_width;
     }
-    const int before = p.pieces * (backwards ? p.segments - 1 - place.segment : place.segment);
-    for (int i = 0; i < before; ++i) {
-      const int piece = backwards ? p.segments * p.pieces - 1 - i : i;
-      const std::int64_t at =
-          static_cast<std::int64_t>(piece) * p.batch * p.heads + place.sequence_head;
-      const float* adds = p.segment_states + at * key_width * value_width;
-      const float* keeps = p.segment_decays + at * key_width;
-      each_state([&](int element, float* s) {
-        const float2 added = *reinterpret_cast<const float2*>(adds + element);
-        const float kept = keeps[element / value_width];
-        s[0] = fmaf(kept, s[0], added.x);
-        s[1] = fmaf(kept, s[1], added.y);
-      });
-    }
+    if (from == nullptr) return;
+    from += place.sequence_head * key_width * value_width;
+    each_state([&](int at, float* s) {
+      const float2 carried = *reinterpret_cast<const float2*>(from + at);
+      s[0] = carried.x;
+      s[1] = carried.y;
+    });
   }
 
   __device__ __forceinline__ void walk() {

@@ -5,6 +5,7 @@
 #include "metala/device/cuda/cuda_error.h"
 #include "metala/ops/metala_attention/metala_attention_chunk_cuda.h"
 #include "metala/ops/metala_attention/metala_attention_chunk_gradient.cuh"
+#include "metala/ops/metala_attention/metala_attention_join.cuh"
 #include "metala/ops/metala_attention/metala_attention_local_cuda.h"
 #include "metala/ops/metala_attention/metala_attention_segments.cuh"
 
@@ -60,7 +61,11 @@ void launch_walks(const Problem& forth, const Problem& back, cudaStream_t stream
 template <int key_width, int value_width>
 void run(const Problem& forth, const Problem& back, const GradientProblem& p, std::int64_t places,
          cudaStream_t stream) {
-  if (forth.segments > 1) launch_walks<key_width, value_width, true>(forth, back, stream);
+  if (forth.segments > 1) {
+    launch_walks<key_width, value_width, true>(forth, back, stream);
+    if (forth.chunk_states != nullptr) launch_join<key_width, value_width>(forth, false, stream);
+    launch_join<key_width, value_width>(back, true, stream);
+  }
   launch_walks<key_width, value_width, false>(forth, back, stream);
   using G = ChunkGradient<key_width, value_width>;
   const auto kernel = chunk_gradients<key_width, value_width>;

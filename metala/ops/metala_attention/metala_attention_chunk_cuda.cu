@@ -3,6 +3,7 @@
 #include "metala/device/cuda/cuda_error.h"
 #include "metala/ops/metala_attention/metala_attention_chunk.cuh"
 #include "metala/ops/metala_attention/metala_attention_chunk_cuda.h"
+#include "metala/ops/metala_attention/metala_attention_join.cuh"
 #include "metala/ops/metala_attention/metala_attention_segments.cuh"
 
 namespace metala::metala_attention::cuda {
@@ -31,7 +32,10 @@ void launch(const Problem& p, cudaStream_t stream) {
 
 template <int key_width, int value_width>
 void run(const Problem& p, cudaStream_t stream) {
-  if (p.segments > 1) launch<key_width, value_width, Pass::totals>(p, stream);
+  if (p.segments > 1) {
+    launch<key_width, value_width, Pass::totals>(p, stream);
+    launch_join<key_width, value_width>(p, false, stream);
+  }
   launch<key_width, value_width, Pass::outputs>(p, stream);
 }
 

@@ -189,6 +189,13 @@ TEST_F(MetalaAttentionOnGpu, Bf16AgreesWithTheReferenceAcrossSegments) {
   }
 }
 
+// More pieces of a sequence than are joined at once.
+TEST_F(MetalaAttentionOnGpu, Bf16AgreesWithTheReferenceAcrossManySegments) {
+  const Problem p = {.lengths = {6000, 300}, .heads = 1, .key_width = 32, .value_width = 32};
+  expect_agreement(p, DType::bf16, 1.5e-2, 1e-2);
+  expect_gradients(p, DType::bf16, 2e-2);
+}
+
 TEST_F(MetalaAttentionOnGpu, GradientsInFloatsAgreeWithTheReferenceForEveryGateAndLength) {
   for (const auto gates : all_gate_patterns) {
     for (const std::int64_t length : {1, 16, 17, 64, 65, 200}) {

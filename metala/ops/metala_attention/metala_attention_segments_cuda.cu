@@ -85,7 +85,7 @@ void cut(Problem& p, Size size, Offsets offsets, std::int64_t multiprocessors, s
     return pass.time * (static_cast<double>(full) * shared(pass.blocks_at_once) +
                         shared(deep % pass.blocks_at_once));
   };
-  // A block's start takes as long as a chunk or two, and a little more for each piece before it.
+  // A block's start takes as long as a chunk or two; joining pieces, a little for each.
   const auto walk = [&](double pieces) {
     return static_cast<double>(longest) / chunk / pieces + 1.5 + 0.05 * pieces;
   };
