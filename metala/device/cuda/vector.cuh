@@ -77,6 +77,25 @@ __device__ __forceinline__ float warp_sum(float x) {
   return x;
 }
 
+// Sums of n numbers, a power of two, over the n lanes whose numbers differ in the bits distance,
+// distance / 2, ..., distance / (n / 2). Each ends with one of the sums, x[0]; returns which.
+template <int n>
+__device__ __forceinline__ int spread_sums(float (&x)[n], int distance) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  int which = 0;
+#pragma unroll
+  for (int half = n / 2; half > 0; half /= 2, distance /= 2) {
+    const bool high = (lane & distance) != 0;
+#pragma unroll
+    for (int i = 0; i < half; ++i) {
+      const float given = high ? x[i] : x[i + half];
+      x[i] = (high ? x[i + half] : x[i]) + __shfl_xor_sync(0xffffffffu, given, distance);
+    }
+    if (high) which += half;
+  }
+  return which;
+}
+
 __device__ __forceinline__ float warp_max(float x) {
 #pragma unroll
   for (int lane = 16; lane > 0; lane /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, lane));

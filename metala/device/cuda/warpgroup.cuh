@@ -59,51 +59,36 @@ __device__ __forceinline__ std::uint64_t operand(const __nv_bfloat16* at) {
 // sums += a b for 64 rows, 16 of k and as many columns as there are sums. `a_across`: a's tile
 // holds its transpose; `b_across`: b's holds b, and not its transpose.
 #define METALA_SUMS4(i) "+f"(s[i].at[0]), "+f"(s[i].at[1]), "+f"(s[i].at[2]), "+f"(s[i].at[3])
-template <bool a_across, bool b_across>
-__device__ __forceinline__ void multiply_by_warpgroup(Sums (&s)[12], std::uint64_t a,
-                                                      std::uint64_t b) {
-  asm volatile(
-      "{.reg .pred add; setp.eq.u32 add, 0, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,"
-      "%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,"
-      "%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47}, %48, %49, add, 1, 1, %50, %51;}"
-      : METALA_SUMS4(0), METALA_SUMS4(1), METALA_SUMS4(2), METALA_SUMS4(3), METALA_SUMS4(4),
-        METALA_SUMS4(5), METALA_SUMS4(6), METALA_SUMS4(7), METALA_SUMS4(8), METALA_SUMS4(9),
-        METALA_SUMS4(10), METALA_SUMS4(11)
-      : "l"(a), "l"(b), "n"(a_across), "n"(b_across));
-}
-template <bool a_across, bool b_across>
-__device__ __forceinline__ void multiply_by_warpgroup(Sums (&s)[8], std::uint64_t a,
-                                                      std::uint64_t b) {
-  asm volatile(
-      "{.reg .pred add; setp.eq.u32 add, 0, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,"
-      "%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, %32, %33, "
-      "add, 1, 1, %34, %35;}"
-      : METALA_SUMS4(0), METALA_SUMS4(1), METALA_SUMS4(2), METALA_SUMS4(3), METALA_SUMS4(4),
-        METALA_SUMS4(5), METALA_SUMS4(6), METALA_SUMS4(7)
-      : "l"(a), "l"(b), "n"(a_across), "n"(b_across));
-}
-template <bool a_across, bool b_across>
-__device__ __forceinline__ void multiply_by_warpgroup(Sums (&s)[4], std::uint64_t a,
-                                                      std::uint64_t b) {
-  asm volatile(
-      "{.reg .pred add; setp.eq.u32 add, 0, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 "
-      "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}, %16, %17, add, 1, 1, %18, %19;}"
-      : METALA_SUMS4(0), METALA_SUMS4(1), METALA_SUMS4(2), METALA_SUMS4(3)
-      : "l"(a), "l"(b), "n"(a_across), "n"(b_across));
-}
-template <bool a_across, bool b_across>
-__device__ __forceinline__ void multiply_by_warpgroup(Sums (&s)[2], std::uint64_t a,
-                                                      std::uint64_t b) {
-  asm volatile(
-      "{.reg .pred add; setp.eq.u32 add, 0, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7}, %8, %9, "
-      "add, 1, 1, %10, %11;}"
-      : METALA_SUMS4(0), METALA_SUMS4(1)
-      : "l"(a), "l"(b), "n"(a_across), "n"(b_across));
-}
+#define METALA_PRODUCT(tiles, shape, sums, a_place, b_place, a_across_place, b_across_place, ...) \
+  template <bool a_across, bool b_across>                                                         \
+  __device__ __forceinline__ void multiply_by_warpgroup(Sums(&s)[tiles], std::uint64_t a,         \
+                                                        std::uint64_t b) {                        \
+    asm volatile(                                                                                 \
+        "{.reg .pred add; setp.eq.u32 add, 0, 0;\n"                                               \
+        "wgmma.mma_async.sync.aligned." shape ".f32.bf16.bf16 {" sums "}, " a_place ", " b_place  \
+        ", add, 1, 1, " a_across_place ", " b_across_place ";}"                                   \
+        : __VA_ARGS__                                                                             \
+        : "l"(a), "l"(b), "n"(a_across), "n"(b_across));                                          \
+  }
+METALA_PRODUCT(
+    12, "m64n96k16",
+    "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,"
+    "%23,%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,"
+    "%44,%45,%46,%47",
+    "%48", "%49", "%50", "%51", METALA_SUMS4(0), METALA_SUMS4(1), METALA_SUMS4(2), METALA_SUMS4(3),
+    METALA_SUMS4(4), METALA_SUMS4(5), METALA_SUMS4(6), METALA_SUMS4(7), METALA_SUMS4(8),
+    METALA_SUMS4(9), METALA_SUMS4(10), METALA_SUMS4(11))
+METALA_PRODUCT(8, "m64n64k16",
+               "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,"
+               "%23,%24,%25,%26,%27,%28,%29,%30,%31",
+               "%32", "%33", "%34", "%35", METALA_SUMS4(0), METALA_SUMS4(1), METALA_SUMS4(2),
+               METALA_SUMS4(3), METALA_SUMS4(4), METALA_SUMS4(5), METALA_SUMS4(6), METALA_SUMS4(7))
+METALA_PRODUCT(4, "m64n32k16", "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15", "%16",
+               "%17", "%18", "%19", METALA_SUMS4(0), METALA_SUMS4(1), METALA_SUMS4(2),
+               METALA_SUMS4(3))
+METALA_PRODUCT(2, "m64n16k16", "%0,%1,%2,%3,%4,%5,%6,%7", "%8", "%9", "%10", "%11", METALA_SUMS4(0),
+               METALA_SUMS4(1))
+#undef METALA_PRODUCT
 #undef METALA_SUMS4
 #endif
 
