@@ -55,11 +55,11 @@ __device__ __forceinline__ void add_to(T& at, float value) {
 
 // What the recurrence needs of 16 tokens, and room for sums over a block's columns.
 template <int key_rows>
-struct Tokens {
-  float q[tokens_at_once][key_rows], k[tokens_at_once][key_rows];
-  float stay[tokens_at_once][key_rows], change[tokens_at_once][key_rows];
-  float v[tokens_at_once][columns], dmixed[tokens_at_once][columns];
-  float sums[3][warps][key_rows];
+struct Tokens : StateTokens<key_rows> {
+  float q[tokens_at_once][key_rows], dmixed[tokens_at_once][columns];
+  // One token's are added up while the next one's come; where rows are many there is no room.
+  static constexpr int buffers = key_rows <= 128 ? 2 : 1;
+  float sums[buffers][3][warps][key_rows];
 };
 
 // Tokens of a segment: their states take a MiB for each block.
@@ -109,37 +109,22 @@ struct Walk {
 #pragma unroll
     for (int r = 0; r < rows_of_lane; ++r) to[r * threads] = state[r];
   }
-  __device__ void restore(const float* from) {
+  __device__ static void read(const float* from, float (&to)[rows_of_lane]) {
 #pragma unroll
-    for (int r = 0; r < rows_of_lane; ++r) state[r] = from[r * threads];
+    for (int r = 0; r < rows_of_lane; ++r) to[r] = from[r * threads];
   }
 
   // Tokens first .. first + count of the walk into shared memory.
   __device__ void load(std::int64_t first, int count) {
-    __syncthreads();  // all have read the tokens before
-    for (int i = static_cast<int>(threadIdx.x); i < count * key_rows; i += threads) {
-      const int at = i / key_rows;
-      const int row = i % key_rows;
-      const std::int64_t t = token(first + at);
-      const int channel = head * p.key_width + row;
-      const bool exists = row < p.key_width;
-      const Gate g = exists ? p.gate_at(t, channel) : Gate{1.0f, 0.0f};
-      const Passage across = passage(g);
-      tokens.stay[at][row] = across.stay;
-      tokens.change[at][row] = across.change;
-      tokens.k[at][row] = exists ? p.key_at(t, channel, g) : 0.0f;
-      tokens.q[at][row] = exists ? p.scale * to_float(p.q.row(t)[channel]) : 0.0f;
-    }
-    for (int i = static_cast<int>(threadIdx.x); i < count * columns; i += threads) {
-      const int at = static_cast<int>(blockIdx.y) * columns + i % columns;
-      const std::int64_t t = token(first + i / columns);
-      const std::int64_t element = head * p.value_width + at;
-      const bool exists = at < p.value_width;
-      tokens.v[i / columns][i % columns] = exists ? to_float(p.v.row(t)[element]) : 0.0f;
-      tokens.dmixed[i / columns][i % columns] =
-          exists ? to_float(b.dmixed[t * p.heads * p.value_width + element]) : 0.0f;
-    }
-    __syncthreads();
+    load_tokens(
+        tokens, p, head, count, [&](int i) { return token(first + i); },
+        [&](int at, int row, std::int64_t t, int channel, bool exists) {
+          tokens.q[at][row] = exists ? p.scale * to_float(p.q.row(t)[channel]) : 0.0f;
+        },
+        [&](int at, int own, std::int64_t t, int element, bool exists) {
+          const std::int64_t width = p.heads * p.value_width;
+          tokens.dmixed[at][own] = exists ? to_float(b.dmixed[t * width + element]) : 0.0f;
+        });
   }
 
   __device__ float after_token(int at, int r, float past) const {
@@ -164,39 +149,36 @@ struct Walk {
     }
   }
 
-  // The three sums over the block's columns of one row, in the lanes of a warp's first column.
-  __device__ static float over_columns(float x) {
-#pragma unroll
-    for (int distance = parts; distance < 32; distance *= 2) {
-      x += __shfl_xor_sync(0xffffffffu, x, distance);
-    }
-    return x;
-  }
-
-  // One token on the way back: its gradients, and dstate from after it to before it.
-  __device__ void back(int at, std::int64_t i, const float* past_states, float* dstate) {
+  // One token on the way back, from the state before it: its gradients, and dstate from after it to
+  // before it.
+  __device__ void back(int at, std::int64_t i, const float (&past)[rows_of_lane], float* dstate) {
     const std::int64_t t = token(i);
     const float v = tokens.v[at][own_column];
     const float dmixed = tokens.dmixed[at][own_column];
     const int warp = static_cast<int>(threadIdx.x) / 32;
-    const bool writes = static_cast<int>(threadIdx.x) % 32 < parts;
+    auto& sums = tokens.sums[at % tokens.buffers];
     float dv = 0;
+    constexpr int columns_of_warp = 32 / parts;
 #pragma unroll
-    for (int r = 0; r < rows_of_lane; ++r) {
-      const int row = r * parts + part;
-      const float past = past_states[r * threads];
-      const float present = after_token(at, r, past);
-      dstate[r] = fmaf(tokens.q[at][row], dmixed, dstate[r]);
-      dv = fmaf(tokens.k[at][row], dstate[r], dv);
-      const float dq = over_columns(present * dmixed);
-      const float dk = over_columns(dstate[r] * v);
-      const float da = over_columns(dstate[r] * past);
-      if (writes) {
-        tokens.sums[0][warp][row] = dq;
-        tokens.sums[1][warp][row] = dk;
-        tokens.sums[2][warp][row] = da;
+    for (int first = 0; first < rows_of_lane; first += columns_of_warp) {
+      float x[3][columns_of_warp];  // of as many rows: dq, dk, da, to be summed over columns
+#pragma unroll
+      for (int j = 0; j < columns_of_warp; ++j) {
+        const int r = first + j;
+        const int row = r * parts + part;
+        const float present = after_token(at, r, past[r]);
+        dstate[r] = fmaf(tokens.q[at][row], dmixed, dstate[r]);
+        dv = fmaf(tokens.k[at][row], dstate[r], dv);
+        x[0][j] = present * dmixed;
+        x[1][j] = dstate[r] * v;
+        x[2][j] = dstate[r] * past[r];
+        dstate[r] = fmaf(tokens.stay[at][row], dstate[r], tokens.change[at][row] * dstate[r]);
       }
-      dstate[r] = fmaf(tokens.stay[at][row], dstate[r], tokens.change[at][row] * dstate[r]);
+#pragma unroll
+      for (int which = 0; which < 3; ++which) {
+        const int j = metala::cuda::spread_sums(x[which], 16);
+        sums[which][warp][(first + j) * parts + part] = x[which][0];
+      }
     }
     dv += __shfl_xor_sync(0xffffffffu, dv, 1);
     dv += __shfl_xor_sync(0xffffffffu, dv, 2);
@@ -204,19 +186,21 @@ struct Walk {
       add_to(b.to.v.row(t)[head * p.value_width + column], dv);
     }
     __syncthreads();
-    for (int row = static_cast<int>(threadIdx.x); row < p.key_width; row += threads) {
-      float sums[3] = {};
+    const std::int64_t to =
+        (blockIdx.y * b.tokens + t) * p.heads * p.key_width + head * p.key_width;
+    for (int n = static_cast<int>(threadIdx.x); n < 3 * key_rows; n += threads) {
+      const int row = n % key_rows;
+      if (row >= p.key_width) continue;
+      float sum = 0;
 #pragma unroll
-      for (int w = 0; w < warps; ++w) {
-        for (int i = 0; i < 3; ++i) sums[i] += tokens.sums[i][w][row];
+      for (int w = 0; w < warps; ++w) sum += sums[n / key_rows][w][row];
+      if (n < key_rows) {
+        b.dq[to + row] = p.scale * sum;
+      } else {
+        (n < 2 * key_rows ? b.dk : b.da)[to + row] = sum;
       }
-      const std::int64_t to =
-          (blockIdx.y * b.tokens + t) * p.heads * p.key_width + head * p.key_width + row;
-      b.dq[to] = p.scale * sums[0];
-      b.dk[to] = sums[1];
-      b.da[to] = sums[2];
     }
-    __syncthreads();
+    if (tokens.buffers == 1) __syncthreads();
   }
 
   // What a gradient of zero after the block's part of the walk becomes before it.
@@ -274,14 +258,24 @@ struct Walk {
     for (std::int64_t s = (own_end - 1) / segment; s >= first_segment && length > 0; --s) {
       const std::int64_t begin = s * segment;
       const std::int64_t end = begin + segment < own_end ? begin + segment : own_end;
-      restore(checkpoint(s));
+      read(checkpoint(s), state);
       forward(begin, end, [&](std::int64_t i) { keep(history(i - begin)); });
-      // Groups of tokens from the last.
+      // Groups of tokens from the last. States are on their way while the token after is worked on,
+      // where registers allow.
+      constexpr bool early = rows_of_lane <= 16;
+      float next[rows_of_lane];
+      if (early) read(history(end - 1 - begin), next);
       for (std::int64_t first = last_group(begin, end); first >= begin; first -= tokens_at_once) {
         const int count = group_size(first, end);
         load(first, count);
         for (int at = count - 1; at >= 0; --at) {
-          back(at, first + at, history(first + at - begin), dstate);
+          const std::int64_t own = first + at - begin;
+          if (!early) read(history(own), next);
+          float past[rows_of_lane];
+#pragma unroll
+          for (int r = 0; r < rows_of_lane; ++r) past[r] = next[r];
+          if (early && own > 0) read(history(own - 1), next);
+          back(at, first + at, past, dstate);
         }
       }
     }
@@ -294,7 +288,7 @@ struct Walk {
 };
 
 template <int rows_of_lane, class T>
-__global__ void __launch_bounds__(threads)
+__global__ void __launch_bounds__(threads, rows_of_lane <= 32 ? 2 : 1)
     recurrence_backward(Arguments<T> p, Backward<T> b, bool backwards) {
   extern __shared__ float memory[];
   using W = Walk<rows_of_lane, T>;

@@ -30,10 +30,8 @@ using metala::cuda::warp_sum;
 
 // What the recurrence needs of 16 tokens.
 template <int key_rows>
-struct Tokens {
-  float q[tokens_at_once][key_rows], k[tokens_at_once][key_rows];
-  float stay[tokens_at_once][key_rows], change[tokens_at_once][key_rows];
-  float v[tokens_at_once][columns];
+struct Tokens : StateTokens<key_rows> {
+  float q[tokens_at_once][key_rows];
 };
 
 // key_rows: K rounded up to 4 x rows_of_lane. Writes scale S^T q into o; adds to what is there on
@@ -71,26 +69,12 @@ __global__ void __launch_bounds__(threads)
     const auto token = [&](int i) {
       return start + (backwards ? length - 1 - (first + i) : first + i);
     };
-    __syncthreads();  // all have read the tokens before
-    for (int i = static_cast<int>(threadIdx.x); i < count * key_rows; i += threads) {
-      const int t = i / key_rows;
-      const int row = i % key_rows;
-      const int channel = head * p.key_width + row;
-      const bool exists = row < p.key_width;
-      const Gate g = exists ? p.gate_at(token(t), channel) : Gate{1.0f, 0.0f};
-      const Passage across = passage(g);
-      tokens.stay[t][row] = across.stay;
-      tokens.change[t][row] = across.change;
-      tokens.k[t][row] = exists ? p.key_at(token(t), channel, g) : 0.0f;
-      tokens.q[t][row] = exists ? p.scale * to_float(p.q.row(token(t))[channel]) : 0.0f;
-    }
-    for (int i = static_cast<int>(threadIdx.x); i < count * columns; i += threads) {
-      const int at = static_cast<int>(blockIdx.y) * columns + i % columns;
-      tokens.v[i / columns][i % columns] =
-          at < p.value_width ? to_float(p.v.row(token(i / columns))[head * p.value_width + at])
-                             : 0.0f;
-    }
-    __syncthreads();
+    load_tokens(
+        tokens, p, head, count, token,
+        [&](int at, int row, std::int64_t t, int channel, bool exists) {
+          tokens.q[at][row] = exists ? p.scale * to_float(p.q.row(t)[channel]) : 0.0f;
+        },
+        [](int, int, std::int64_t, int, bool) {});
     for (int t = 0; t < count; ++t) {
       const float value = tokens.v[t][threadIdx.x / parts];
       float read = 0;

@@ -29,14 +29,15 @@ struct Cut {
   float *added = nullptr, *lost = nullptr;
 };
 
-// At least as many blocks as keep a GPU busy, of segments that are a multiple of `unit` tokens.
+// As many blocks as are at work at once, four on a multiprocessor, of segments that are a multiple of
+// `unit` tokens. With a few more than that, most would wait for the last ones.
 inline Cut cut_for(Offsets offsets, std::int64_t blocks, std::int64_t unit, Device device) {
   std::int64_t longest = 1;
   for (std::size_t b = 1; b < offsets.size(); ++b) {
     longest = std::max(longest, offsets[b] - offsets[b - 1]);
   }
   const std::int64_t busy = 4 * metala::cuda::multiprocessors(device);
-  const std::int64_t wanted = (busy + blocks - 1) / std::max<std::int64_t>(blocks, 1);
+  const std::int64_t wanted = busy / std::max<std::int64_t>(blocks, 1);
   const std::int64_t most = (longest + unit - 1) / unit;
   const std::int64_t segments = std::max<std::int64_t>(std::min(wanted, most), 1);
   Cut cut;
@@ -87,6 +88,40 @@ struct StateTokens {
   float v[tokens_at_once][columns];
 };
 
+// Fills in `count` tokens, for the head's channels and the block's columns, between barriers;
+// token(i) is the row of the i-th. Also calls with_key(i, row, token, channel, whether there is
+// such a channel) and with_value(i, column, token, element, whether there is such a column).
+template <int key_rows, class T, class Token, class WithKey, class WithValue>
+__device__ __forceinline__ void load_tokens(StateTokens<key_rows>& tokens, const Arguments<T>& p,
+                                            int head, int count, Token token, WithKey with_key,
+                                            WithValue with_value) {
+  __syncthreads();  // all have read the tokens before
+  for (int i = static_cast<int>(threadIdx.x); i < count * key_rows; i += threads) {
+    const int at = i / key_rows;
+    const int row = i % key_rows;
+    const std::int64_t t = token(at);
+    const int channel = head * p.key_width + row;
+    const bool exists = row < p.key_width;
+    const Gate g = exists ? p.gate_at(t, channel) : Gate{1.0f, 0.0f};
+    const Passage across = passage(g);
+    tokens.stay[at][row] = across.stay;
+    tokens.change[at][row] = across.change;
+    tokens.k[at][row] = exists ? p.key_at(t, channel, g) : 0.0f;
+    with_key(at, row, t, channel, exists);
+  }
+  for (int i = static_cast<int>(threadIdx.x); i < count * columns; i += threads) {
+    const int at = i / columns;
+    const int own = i % columns;
+    const std::int64_t t = token(at);
+    const int column = static_cast<int>(blockIdx.y) * columns + own;
+    const int element = head * p.value_width + column;
+    const bool exists = column < p.value_width;
+    tokens.v[at][own] = exists ? metala::cuda::to_float(p.v.row(t)[element]) : 0.0f;
+    with_value(at, own, t, element, exists);
+  }
+  __syncthreads();
+}
+
 // Fills in a cut's numbers, walking from the left or, `backwards`, from the right.
 template <int rows_of_lane, class T>
 __global__ void __launch_bounds__(threads)
@@ -110,26 +145,9 @@ __global__ void __launch_bounds__(threads)
     const auto token = [&](int i) {
       return start + (backwards ? length - 1 - (first + i) : first + i);
     };
-    __syncthreads();  // all have read the tokens before
-    for (int i = static_cast<int>(threadIdx.x); i < count * key_rows; i += threads) {
-      const int t = i / key_rows;
-      const int row = i % key_rows;
-      const int channel = head * p.key_width + row;
-      const bool exists = row < p.key_width;
-      const Gate g = exists ? p.gate_at(token(t), channel) : Gate{1.0f, 0.0f};
-      const Passage across = passage(g);
-      tokens.stay[t][row] = across.stay;
-      tokens.change[t][row] = across.change;
-      tokens.k[t][row] = exists ? p.key_at(token(t), channel, g) : 0.0f;
-    }
-    for (int i = static_cast<int>(threadIdx.x); i < count * columns; i += threads) {
-      const int at = static_cast<int>(blockIdx.y) * columns + i % columns;
-      tokens.v[i / columns][i % columns] =
-          at < p.value_width
-              ? metala::cuda::to_float(p.v.row(token(i / columns))[head * p.value_width + at])
-              : 0.0f;
-    }
-    __syncthreads();
+    load_tokens(
+        tokens, p, head, count, token, [](int, int, std::int64_t, int, bool) {},
+        [](int, int, std::int64_t, int, bool) {});
     for (int t = 0; t < count; ++t) {
       const float value = tokens.v[t][own_column];
 #pragma unroll
