@@ -25,8 +25,7 @@ Parameters parameters_on(Device device, const Checkpoint& checkpoint) {
   const Parameters parameters(checkpoint.tensors);
   if (device.is_cpu()) return parameters;
   const DType stored = checkpoint.tensors.at("model.embed_tokens.weight").dtype();
-  const bool half = stored == DType::bf16 || stored == DType::f16;
-  return parameters.on(device, half ? DType::bf16 : DType::f32);
+  return parameters.on(device, stored == DType::f32 ? DType::f32 : DType::bf16);
 }
 
 }  // namespace

@@ -197,9 +197,6 @@ Parameters Parameters::on(Device device, DType type) const {
   Parameters p;
   const auto fitting = [&](const std::string& name) {
     const Tensor& value = values_.at(name);
-    require(!in_blocks(value.dtype()),
-            "{} is stored as {}, which runs on the CPU only; convert the model to bf16 for {}",
-            name, name_of(value.dtype()), device.text());
     const DType wanted = value.rank() == 2 ? type : DType::f32;
     return value.dtype() == wanted ? value : value.cast(wanted);
   };

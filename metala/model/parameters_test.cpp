@@ -1,4 +1,4 @@
-// Fresh weights have the deviations that their initialisation states.
+// Fresh weights have the deviations that their initialisation states; a device gets types it knows.
 #include "metala/model/parameters.h"
 
 #include <gtest/gtest.h>
@@ -7,6 +7,8 @@
 #include <cmath>
 
 #include "metala/base/error.h"
+#include "metala/harness/compare.h"
+#include "metala/harness/random_tensor.h"
 
 namespace metala {
 namespace {
@@ -108,6 +110,15 @@ TEST(Initialization, OrthogonalMatricesHaveOrthonormalRowsOrColumns) {
   };
   EXPECT_EQ(entry(3), entry(3));
   EXPECT_NE(entry(3), entry(4));
+}
+
+TEST(Parameters, MatricesInBlocksAreWidenedForADevice) {
+  const Tensor matrix = harness::random_normal({6, 128}, DType::f32, 1);
+  for (const DType type : {DType::q8, DType::q4}) {
+    const Tensor blocks = matrix.cast(type);
+    const Parameters p = Parameters({{"lm_head.weight", blocks}}).on({}, DType::bf16);
+    EXPECT_TRUE(harness::same_bits(p.tensors().at("lm_head.weight"), blocks.cast(DType::bf16)));
+  }
 }
 
 }  // namespace
