@@ -1,4 +1,5 @@
-// Comparing tensors in tests. Comparisons are written so that NaN fails.
+// Comparing tensors in tests. Comparisons are written so that NaN fails, and so does an infinity
+// among what is wanted: a bound relative to it would hold for anything.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -29,8 +30,8 @@ inline double largest(const std::vector<double>& v) {
   return most;
 }
 
-// max |got - want| / max |want|; infinity when shapes differ or any value is NaN. Tensors that are
-// zero throughout compare by the absolute difference.
+// max |got - want| / max |want|; infinity when shapes differ, any value is NaN or one wanted is
+// infinite. Tensors that are zero throughout compare by the absolute difference.
 inline double relative_difference(const Tensor& got, const Tensor& want) {
   if (got.shape() != want.shape()) return std::numeric_limits<double>::infinity();
   const auto g = values(got);
@@ -42,6 +43,7 @@ inline double relative_difference(const Tensor& got, const Tensor& want) {
     if (std::isnan(d)) return std::numeric_limits<double>::infinity();
   }
   const double scale = largest(w);
+  if (std::isinf(scale)) return scale;
   return scale > 0 ? difference / scale : difference;
 }
 
@@ -62,6 +64,7 @@ inline testing::AssertionResult close(const Tensor& got, const Tensor& want, dou
   const auto g = values(got);
   const auto w = values(want);
   const double scale = std::max(largest(w), 1e-30);
+  if (std::isinf(scale)) return testing::AssertionFailure() << "an infinity is wanted";
   show_error(relative_difference(got, want), bound);
   for (std::size_t i = 0; i < g.size(); ++i) {
     if (!(std::abs(g[i] - w[i]) <= bound * scale)) {

@@ -32,7 +32,11 @@ inline testing::AssertionResult gradient_matches(const std::function<double()>& 
   const Tensor g = gradient.cast(DType::f64);
   double scale = 1e-8;
   for (std::int64_t i = 0; i < g.count(); ++i) {
-    scale = std::max(scale, std::abs(g.data<double>()[i]));
+    const double element = std::abs(g.data<double>()[i]);
+    if (!std::isfinite(element)) {
+      return testing::AssertionFailure() << "gradient of element " << i << " is " << element;
+    }
+    scale = std::max(scale, element);
   }
   const Philox random(seed, hash_name("gradient_matches"));
   const bool all = at.count() <= samples;
