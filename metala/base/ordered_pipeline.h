@@ -12,6 +12,7 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -95,7 +96,10 @@ void ordered_pipeline(int workers, Take&& take, Work&& work, Put&& put) {
     }
   };
   std::vector<std::thread> others;
-  for (int i = 1; i < workers; ++i) others.emplace_back(worker);
+  try {
+    for (int i = 1; i < workers; ++i) others.emplace_back(worker);
+  } catch (const std::system_error&) {  // the system has no more: those that there are suffice
+  }
   worker();
   for (auto& other : others) other.join();
   if (failure) std::rethrow_exception(failure);

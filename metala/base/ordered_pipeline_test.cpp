@@ -2,9 +2,13 @@
 #include "metala/base/ordered_pipeline.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
+#include <fstream>
 #include <string>
 
 #include "metala/base/error.h"
@@ -50,6 +54,31 @@ TEST(OrderedPipeline, PiecesAreTakenOnlyAFewAhead) {
       [&](int) { ++put; });
   EXPECT_LE(most, 13);  // four a worker, and the one being taken
 }
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // they map memory of their own
+TEST(OrderedPipeline, FewerThreadsThanWorkersSuffice) {
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    alarm(20);
+    std::ifstream pages("/proc/self/statm");
+    rlim_t mapped = 0;
+    pages >> mapped;
+    mapped *= static_cast<rlim_t>(sysconf(_SC_PAGESIZE));
+    const rlim_t most = mapped + (rlim_t{64} << 20);  // room for the stacks of a few threads
+    const rlimit limit = {most, most};
+    setrlimit(RLIMIT_AS, &limit);
+    int next = 0, sum = 0;
+    ordered_pipeline<int, int>(
+        256, [&](int& piece) { return (piece = ++next) <= 100; }, [](int piece) { return piece; },
+        [&](int result) { sum += result; });
+    _exit(sum == 5050 ? 0 : 1);
+  }
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+}
+#endif
 
 TEST(OrderedPipeline, AFailureIsThrownWhenItsPieceIsDue) {
   for (const int workers : {1, 4}) {
