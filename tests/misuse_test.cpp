@@ -99,6 +99,17 @@ TEST(Program, AGpuThatIsNotThereIsRefusedInALineThatNamesTheCpu) {
   EXPECT_EQ(metala("verify " + model + " --device cpu").status, 0);
 }
 
+TEST(Program, OutputThatFindsNoRoomIsAFailure) {
+  const Folder folder;
+  const std::string shipped = METALA_SOURCE_DIR "/models/debian-en";
+  for (const std::string& command : {"tokenize " + shipped + " hello", std::string("doctor"),
+                                     "generate " + shipped + " hello -n 1 -q"}) {
+    const std::string line = METALA_PROGRAM " " + command + " >/dev/full 2>" + (folder / "err");
+    EXPECT_EQ(WEXITSTATUS(std::system(line.c_str())), 1) << command;
+    EXPECT_NE(slurp(folder / "err").find("No space left"), std::string::npos) << command;
+  }
+}
+
 TEST(Program, AFolderThatIsNoModelIsRefusedByName) {
   EXPECT_TRUE(refuses(metala("generate /nonexistent hello"), 1, "/nonexistent"));
   EXPECT_TRUE(refuses(metala("verify /nonexistent"), 1, "/nonexistent"));

@@ -4,7 +4,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <exception>
 #include <string>
 #include <utility>
@@ -150,6 +152,10 @@ int run(int argc, char** argv) {
     return report_parse_error(app, words, error);
   } catch (const UsageError& error) {
     return misuse(app, error.what());
+  }
+  // What is still buffered may not find room: a full disk must not look like success.
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
+    throw Error(fmt::format("cannot write to standard output: {}", std::strerror(errno)));
   }
   return 0;
 }
