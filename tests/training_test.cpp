@@ -267,6 +267,13 @@ TEST_F(Generation, TextGoesToStdoutAndTalkToStderr) {
   EXPECT_EQ(metala("generate " + model_ + " hello --greedy -n 5 --ignore-end -q").err, "");
 }
 
+TEST_F(Generation, TextIsWrittenWholeAlsoWhereItHoldsZeroBytes) {
+  const std::string noise = "hello --temperature 100 -n 2000 --ignore-end --seed 1";
+  const std::string drawn = json(noise)["sequences"][0]["text"];
+  ASSERT_NE(drawn.find('\0'), std::string::npos);
+  EXPECT_EQ(metala("generate " + model_ + " " + noise).out, drawn + "\n");
+}
+
 TEST_F(Generation, AnEmptyPromptStartsATextAndBytesThatAreNotUtf8AreRead) {
   EXPECT_EQ(metala("generate " + model_ + " '' --greedy -n 3").status, 0);
   spill(*folder_ / "broken", "\xff\xfe\xc3");

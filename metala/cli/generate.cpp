@@ -213,7 +213,7 @@ class Generation {
   static void say(Output& out, const std::string& piece, bool streams) {
     out.text += piece;
     if (!streams) return;
-    std::fputs(piece.c_str(), stdout);
+    std::fwrite(piece.data(), 1, piece.size(), stdout);
     std::fflush(stdout);
   }
 
