@@ -316,6 +316,34 @@ TEST_F(Generation, AChatSavedInOneProcessContinuesInAnotherAsIfUndisturbed) {
   EXPECT_EQ(json("-n 3 --load-state " + file)["sequences"].size(), 1u);
 }
 
+TEST_F(Generation, FlagsGoBeforeWhatASavedChatSays) {
+  const std::string file = *folder_ / "chat.safetensors";
+  spill(*folder_ / "script", "One\n/save " + file + "\n");
+  const std::string chat = "chat " + model_ + " < " + (*folder_ / "script");
+  ASSERT_EQ(metala(chat + " --temperature 0 --top-k 7 -n 4 --seed 5").status, 0);
+  spill(*folder_ / "script", "/params\n");
+  const Outcome as_saved = metala(chat + " --load " + file);
+  EXPECT_NE(as_saved.out.find("temperature 0 | top_k 7 "), std::string::npos) << as_saved.out;
+  EXPECT_NE(as_saved.out.find("seed 5 | max_tokens 4\n"), std::string::npos) << as_saved.out;
+  const Outcome asked = metala(chat + " --temperature 0.5 -n 6 --seed 8 --load " + file);
+  EXPECT_NE(asked.out.find("temperature 0.5 | top_k 7 "), std::string::npos) << asked.out;
+  EXPECT_NE(asked.out.find("seed 8 | max_tokens 6\n"), std::string::npos) << asked.out;
+}
+
+TEST_F(Generation, ParametersAreTakenAsTheyAreShown) {
+  const std::string most = "18446744073709551615";
+  spill(*folder_ / "script", "/params seed " + most + "\n/params top_p 0.25\n");
+  const Outcome o = metala("chat " + model_ + " < " + (*folder_ / "script"));
+  EXPECT_EQ(o.status, 0) << o.err;
+  EXPECT_NE(o.out.find("top_p 0.25 "), std::string::npos) << o.out;
+  EXPECT_NE(o.out.find("seed " + most), std::string::npos) << o.out;
+  for (const char* wrong : {"seed -1", "max_tokens 1.5", "top_k 2147483648", "temperature x"}) {
+    spill(*folder_ / "script", std::string("/params ") + wrong + "\n");
+    EXPECT_TRUE(
+        refuses(metala("chat " + model_ + " < " + (*folder_ / "script")), 1, "; wanted a "));
+  }
+}
+
 TEST_F(Generation, AChatFollowsTheFoldersTemplate) {
   const std::string folder = *folder_ / "templated";
   std::filesystem::copy(model_ + "/step-00000010", folder);

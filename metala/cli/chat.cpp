@@ -4,11 +4,12 @@
 
 #include <array>
 #include <atomic>
-#include <cmath>
+#include <charconv>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -53,12 +54,15 @@ void catch_interrupts() {
 }
 
 std::string history_file() {
-  const char* state = std::getenv("XDG_STATE_HOME");
-  const char* home = std::getenv("HOME");
-  if (state == nullptr && home == nullptr) return "";
+  const auto value = [](const char* variable) {
+    const char* text = std::getenv(variable);
+    return std::string(text == nullptr ? "" : text);
+  };
+  const std::string state = value("XDG_STATE_HOME"), home = value("HOME");  // empty: as if not set
+  if (state.empty() && home.empty()) return "";
   const std::filesystem::path folder =
-      (state != nullptr ? std::filesystem::path(state)
-                        : std::filesystem::path(home) / ".local" / "state") /
+      (!state.empty() ? std::filesystem::path(state)
+                      : std::filesystem::path(home) / ".local" / "state") /
       "metala";
   std::error_code failure;
   std::filesystem::create_directories(folder, failure);
@@ -99,15 +103,17 @@ class Chat {
     conversation.options = usual_options();
     conversation.options.end_ids = loaded_.model.config().eos_token_ids;
     load_generation_config(loaded_.folder).apply_to(conversation.options);
+    conversation.options.sampling.seed = std::random_device{}();
+    if (!options.load.empty()) conversation.load(options.load);
+    // What was asked for replaces also what a saved conversation says.
     options.asked.apply_to(conversation.options);
+    if (options.seed) conversation.options.sampling.seed = *options.seed;
+    sample::check(conversation.options.sampling);
+    if (!options.system.empty()) conversation.set_system(options.system);
     if (!layout) plain_stops_ = plain_stops();
     conversation.framed = !layout;
-    conversation.options.sampling.seed = options.seed ? *options.seed : std::random_device{}();
-    sample::check(conversation.options.sampling);
     conversation.stops = options.stops;
     for (const auto& stop : plain_stops_) conversation.stops.push_back(stop);
-    if (!options.system.empty()) conversation.set_system(options.system);
-    if (!options.load.empty()) conversation.load(options.load);
     conversations_.emplace(current_, std::move(conversation));
   }
 
@@ -260,23 +266,27 @@ class Chat {
     GenerationOptions changed = here().options;
     auto& s = changed.sampling;
     std::istringstream words(text);
-    std::string name;
-    double value = 0;
+    std::string name, value, more;
     if (words >> name) {
-      std::string more;
       require((words >> value) && !(words >> more), "wanted /params NAME VALUE");
-      const bool counts = name == "top_k" || name == "seed" || name == "max_tokens";
-      require(!counts || (value >= 0 && value <= 2147483647 && value == std::floor(value)),
-              "{} is {}; wanted a whole number from 0 to 2147483647", name, value);
-      const auto whole = counts ? static_cast<std::int64_t>(value) : 0;
+      const auto number = [&](double& to) {
+        std::istringstream in(value);
+        require((in >> to) && in.eof(), "{} is {}; wanted a number", name, value);
+      };
+      const auto whole = [&]<class T>(T& to) {
+        require(is_whole<T>(value) && !value.starts_with('-'),
+                "{} is {}; wanted a whole number from 0 to {}", name, value,
+                std::numeric_limits<T>::max());
+        std::from_chars(value.data(), value.data() + value.size(), to);
+      };
       const std::map<std::string, std::function<void()>> setters = {
-          {"temperature", [&] { s.temperature = value; }},
-          {"top_k", [&] { s.top_k = static_cast<std::int32_t>(whole); }},
-          {"top_p", [&] { s.top_p = value; }},
-          {"min_p", [&] { s.min_p = value; }},
-          {"repetition_penalty", [&] { s.repetition_penalty = value; }},
-          {"seed", [&] { s.seed = static_cast<std::uint64_t>(whole); }},
-          {"max_tokens", [&] { changed.max_tokens = whole; }},
+          {"temperature", [&] { number(s.temperature); }},
+          {"top_k", [&] { whole(s.top_k); }},
+          {"top_p", [&] { number(s.top_p); }},
+          {"min_p", [&] { number(s.min_p); }},
+          {"repetition_penalty", [&] { number(s.repetition_penalty); }},
+          {"seed", [&] { whole(s.seed); }},
+          {"max_tokens", [&] { whole(changed.max_tokens); }},
       };
       const auto found = setters.find(name);
       require(found != setters.end(), "{} is not a parameter; /params shows them", name);
