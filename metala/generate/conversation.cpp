@@ -9,6 +9,7 @@
 #include "metala/generate/beginning.h"
 #include "metala/generate/text_stream.h"
 #include "metala/io/json.h"
+#include "metala/text/utf8.h"
 
 namespace metala {
 namespace {
@@ -100,8 +101,12 @@ std::string Conversation::undo() {
                                  [](const Message& m) { return m.role == "user"; });
   require(user != messages_.rend(), "there is nothing to undo");
   const std::string text = user->text;
-  messages_.erase(user.base() - 1, messages_.end());
-  rewind(messages_.empty() ? "" : layout_(messages_));
+  const std::vector<Message> rest(messages_.begin(), user.base() - 1);
+  // Layouts need not take a conversation in which nothing was said yet.
+  const bool begun =
+      std::any_of(rest.begin(), rest.end(), [](const Message& m) { return m.role != "system"; });
+  rewind(begun ? layout_(rest) : "");
+  messages_ = rest;
   return text;
 }
 
@@ -160,9 +165,9 @@ std::string Conversation::draw(const Show& show) {
   generation.sampling.seed = (std::uint64_t{random[0]} << 32) | random[1];
   Generator generator(*model_, now_.state, {{}}, generation);
   TextStream shown(*tokenizer_, stops);
-  TextStream whole(*tokenizer_, {});  // what the state will have read, stop strings included
   std::string text;
-  std::string read = prompt;
+  std::string drawn;    // what the state will have read behind the prompt, stop strings included
+  bool spelled = true;  // and all of it: no token that adds nothing to a text
   const auto put = [&](const std::string& piece) {
     text += piece;
     return piece.empty() || show(piece);
@@ -172,17 +177,19 @@ std::string Conversation::draw(const Show& show) {
     const DrawnToken token = generator.next().front();
     ++cost_.drawn;
     if (generator.finish(0) == Finish::end_id) break;
-    read += whole.push(token.id);
+    const std::string_view bytes = tokenizer_->bytes(token.id);
+    spelled = spelled && !bytes.empty();
+    drawn += bytes;
     go_on = put(shown.push(token.id)) && !shown.stopped();
   }
   if (!shown.stopped()) put(shown.flush());
   messages_.push_back({"assistant", text});
   // An end token that was drawn is not read: the layout of the next turn will say it again.
   if (generator.finish(0) != Finish::end_id) generator.settle();
-  if (whole.flush().empty()) {
-    keep(read);
+  if (spelled && valid_utf8_prefix(drawn) == drawn.size()) {
+    keep(prompt + drawn);
   } else {
-    rewind(prompt);  // the answer ends within a character: no text says what the state has read
+    rewind(prompt);  // no text says what the state has read
   }
   return text;
 }

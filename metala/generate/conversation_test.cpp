@@ -162,6 +162,19 @@ TEST_F(ConversationTest, UndoLeavesNoTrace) {
   EXPECT_TRUE(disturbed.answer("three", silent_) == straight.answer("three", silent_));
 }
 
+TEST_F(ConversationTest, UndoTakesBackTheFirstMessageOfALayoutThatWantsOne) {
+  Conversation c(model_, tokenizer_, mark, [](const std::vector<Message>& messages) {
+    require(messages.back().role == "user", "nobody asks");
+    return plain_layout(messages);
+  });
+  c.options.max_tokens = 3;
+  c.set_system("be terse");
+  c.answer("one", silent_);
+  EXPECT_EQ(c.undo(), "one");
+  EXPECT_EQ(c.messages(), (std::vector<Message>{{"system", "be terse"}}));
+  EXPECT_EQ(c.tokens(), 0);
+}
+
 TEST_F(ConversationTest, RegenerateDrawsAnotherAnswerFromTheSameState) {
   auto c = conversation();
   const std::string first = c.answer("tell me", silent_);
@@ -243,6 +256,38 @@ TEST_F(ConversationTest, AnAnswerThatEndsWithinACharacterIsReadAgain) {
     c.options.sampling.temperature = restored.options.sampling.temperature = 0;
     EXPECT_TRUE(restored.answer("two", silent_) == c.answer("two", silent_)) << seed;
   }
+}
+
+// One letter is a special token, which adds nothing to a text.
+class LettersWithASpecialOne : public Letters {
+ public:
+  explicit LettersWithASpecialOne(std::int32_t id) : special_(id) {}
+  std::string_view bytes(std::int32_t id) const override {
+    return id == special_ ? std::string_view() : Letters::bytes(id);
+  }
+
+ private:
+  std::int32_t special_;
+};
+
+TEST_F(ConversationTest, SpecialTokensWithinAnAnswerAreNotRemembered) {
+  // Without stripping, so that the answer continues the text that was read.
+  const auto layout = [](const std::vector<Message>& messages) {
+    std::string all;
+    for (const auto& m : messages) all += m.role == "user" ? "<" + m.text + ">" : m.text;
+    return all;
+  };
+  Conversation c(model_, tokenizer_, mark, layout);
+  c.options.max_tokens = 12;
+  c.options.sampling.temperature = 0;
+  const std::string free = c.answer("one", silent_);
+  const LettersWithASpecialOne special(free[2] - 'a');
+  Conversation other(model_, special, mark, layout);
+  other.options = c.options;
+  EXPECT_LT(other.answer("one", silent_).size(), free.size());
+  other.options.max_tokens = 0;
+  other.answer("two", silent_);
+  EXPECT_EQ(other.tokens(), static_cast<std::int64_t>(layout(other.messages()).size()));
 }
 
 TEST_F(ConversationTest, TheStateHasReadExactlyTheLayout) {
