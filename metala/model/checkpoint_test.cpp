@@ -200,6 +200,12 @@ TEST(State, AnotherModelsStateAndADamagedOneAreRefused) {
   EXPECT_NE(load(wider, "f00d").find("recurrent.0"), std::string::npos);
   write_safetensors(path, {{"w", Tensor::zeros({1})}}, {});
   EXPECT_NE(load(config, "f00d").find("not a state file"), std::string::npos);
+  State(config, 0).save(path, "f00d");
+  EXPECT_NE(load(config, "f00d").find("holds no sequence"), std::string::npos);
+  State read(config, 1);
+  read.tokens() = {5};
+  read.save(path, "f00d");
+  EXPECT_NE(load(config, "f00d").find("logits is missing"), std::string::npos);
 }
 
 }  // namespace

@@ -149,6 +149,7 @@ State State::load(const std::string& path, const Config& config, const std::stri
   require(tokens.rank() == 1 && tokens.dtype() == DType::i64, "{}: tokens must be a vector of i64",
           path);
   const std::int64_t batch = tokens.size(0);
+  require(batch > 0, "{}: holds no sequence", path);
   // Views of the file are checked before any memory is taken: what a file holds bounds what it asks
   // for.
   const auto tensor = [&](const std::string& name, const Shape& shape) {
@@ -165,6 +166,9 @@ State State::load(const std::string& path, const Config& config, const std::stri
   state.tokens_.assign(counts, counts + batch);
   for (const auto count : state.tokens_) {
     require(count >= 0, "{}: tokens holds a negative number, {}", path, count);
+    require(count == 0 || file.contains("logits"),
+            "{}: a sequence has read {} tokens, but logits is missing; the file is damaged", path,
+            count);
   }
   for (std::int64_t i = 0; i < config.layers; ++i) {
     LayerState layer;
