@@ -28,6 +28,13 @@ TEST(Convert, EveryFormatLeadsToEveryOtherWithTheSamePredictions) {
   }
 }
 
+TEST(Convert, ADestinationMayEndInASlash) {
+  const Folder folder;
+  const Outcome o = metala("convert " + foreign + "safetensors " + (folder / "out/"));
+  EXPECT_EQ(o.status, 0) << o.err;
+  EXPECT_TRUE(std::filesystem::exists(folder / "out/config.json"));
+}
+
 TEST(Convert, TypesThatOtherFrameworksDoNotHaveAreMisuse) {
   const Folder folder;
   EXPECT_TRUE(refuses(

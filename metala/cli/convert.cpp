@@ -138,9 +138,10 @@ void run(const Options& options) {
     throw UsageError(fmt::format("--calibrate is for --dtype q8 and q4, not {}", options.dtype));
   }
   const LoadedModel source = open_source(options);
-  const fs::path destination = options.destination;
+  fs::path destination = fs::path(options.destination).lexically_normal();
+  if (!destination.has_filename()) destination = destination.parent_path();  // it ended in a slash
   require(!fs::exists(destination), "{}: exists; name a folder that does not", options.destination);
-  const fs::path partial = options.destination + ".partial";
+  const fs::path partial = destination.string() + ".partial";
   fs::remove_all(partial);
   fs::create_directories(partial);
   write(options, partial.string(), source.checkpoint.config, tensors_of(options, source));
@@ -200,7 +201,8 @@ void add_convert(CLI::App& app) {
   command->add_option("--calibrate-tokens", o.calibrate_tokens, "Tokens of --calibrate to read")
       ->capture_default_str()
       ->check(positive());
-  command->add_flag("--no-check", o.no_check, "Do not compare the models' predictions");
+  command->add_flag("--no-check", o.no_check, "Do not compare the models' predictions")
+      ->excludes("--text");
   add_neox(command, o.neox);
   command->callback([options] { run(*options); });
 }
