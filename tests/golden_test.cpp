@@ -1,6 +1,7 @@
 // `metala verify` on the golden folders: the authors' outputs, reproduced.
 #include <nlohmann/json.hpp>
 
+#include "metala/io/safetensors.h"
 #include "program.h"
 
 namespace metala {
@@ -58,6 +59,28 @@ TEST(GoldenFolder, AToleranceThatCannotBeMetFails) {
   const Outcome o = metala("verify --tolerance 0 " + golden + "tiny");
   EXPECT_EQ(o.status, 1);
   EXPECT_NE(o.err.find("tolerance"), std::string::npos) << o.err;
+}
+
+TEST(GoldenFolder, TensorsThatNothingIsComparedWithAreRefusedByName) {
+  const Folder copy;
+  for (const char* file : {"config.json", "model.safetensors"}) {
+    std::filesystem::copy_file(golden + "tiny/" + file, copy / file);
+  }
+  const auto expected = SafetensorsFile::open(golden + "tiny/expected.safetensors");
+  std::map<std::string, Tensor> tensors;
+  for (const auto& name : expected.names()) tensors.emplace(name, expected.tensor(name));
+  const auto verify_with = [&](const std::map<std::string, Tensor>& changed) {
+    auto all = tensors;
+    for (const auto& [name, tensor] : changed) all.insert_or_assign(name, tensor);
+    write_safetensors(copy / "expected.safetensors", all, {});
+    return metala("verify " + (copy / ""));
+  };
+  EXPECT_EQ(verify_with({}).status, 0);
+  for (const char* name : {"grad.model.layers.0.q_proj.weight", "state.99", "stale.0"}) {
+    EXPECT_TRUE(refuses(verify_with({{name, Tensor::zeros({1})}}), 1,
+                        std::string(name) + " is nothing that this model is compared with"));
+  }
+  EXPECT_TRUE(refuses(verify_with({{"loss", Tensor::zeros({2})}}), 1, "loss holds 2 numbers"));
 }
 
 TEST(GoldenFolder, ADifferentWeightIsNoticed) {

@@ -5,7 +5,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <optional>
+#include <set>
+#include <string>
 
 #include "metala/io/safetensors.h"
 #include "metala/model/checkpoint.h"
@@ -41,6 +42,7 @@ class Verification {
               options.device.text());
       parameters_ = parameters_.on(options.device, options.dtype);
     }
+    check_names();
     read_prompt();
   }
 
@@ -57,6 +59,25 @@ class Verification {
   }
 
  private:
+  // A tensor that nothing is compared with would count as right.
+  void check_names() const {
+    std::set<std::string> known = {"input_ids", "attention_mask", "logits", "loss"};
+    for (std::int64_t i = 0; i < config_.layers && !config_.bidirectional; ++i) {
+      known.insert(fmt::format("state.{}", i));
+      if (config_.short_conv_width > 0) known.insert(fmt::format("conv_state.{}", i));
+    }
+    if (!config_.bidirectional) known.insert({"greedy", "greedy_margin"});
+    if (expected_.contains("loss")) {
+      for (const auto& [name, value] : parameters_.tensors()) known.insert("grad." + name);
+    }
+    for (const auto& [name, info] : expected_.tensors()) {
+      require(known.contains(name),
+              "{}: {} is nothing that this model is compared with{}; correct its name or remove it",
+              path_, name,
+              name.starts_with("grad.") && !expected_.contains("loss") ? " without a loss" : "");
+    }
+  }
+
   void read_prompt() {
     const Tensor ids = expected_.tensor("input_ids");
     require(ids.rank() == 2 && ids.dtype() == DType::i64, "{}: input_ids must be i64 [B, T]",
@@ -84,6 +105,8 @@ class Verification {
   // max |got - want| over pairs of elements.
   void compare(const std::string& name, const std::vector<double>& got,
                const std::vector<double>& want) {
+    require(got.size() == want.size(), "{}: {} holds {} numbers; wanted {}", path_, name,
+            want.size(), got.size());
     double absolute = 0;
     double largest = 0;
     for (std::size_t i = 0; i < want.size(); ++i) {
