@@ -375,6 +375,17 @@ TEST(Training, ATextTooShortToValidateOnReportsNoValidation) {
   EXPECT_EQ(slurp(run + "/metrics.jsonl").find("validation"), std::string::npos);
 }
 
+TEST(Training, TheSecondBetaIsTheOneAskedFor) {
+  const Folder folder;
+  const auto betas = [&](const std::string& more) {
+    const std::string run = folder / std::to_string(more.size());
+    EXPECT_EQ(metala("train --task mqar --steps 1 --validate-every 0 -o " + run + more).status, 0);
+    return nlohmann::json::parse(slurp(run + "/step-00000001/trainer.json"))["betas"].dump();
+  };
+  EXPECT_EQ(betas(""), "[0.9,0.999]");
+  EXPECT_EQ(betas(" --beta2 0.9"), "[0.9,0.9]");
+}
+
 TEST(TrainingMisuse, IsRefusedInOneLine) {
   const Folder folder;
   spill(folder / "empty.txt", "");
@@ -397,6 +408,15 @@ TEST(TrainingMisuse, IsRefusedInOneLine) {
       refuses(metala("train " + text + " --task mqar" + out), 2, "inputs is not for --task"));
   EXPECT_TRUE(refuses(metala("train " + text + " --init-from x --width 64" + out), 2,
                       "--width is not for --init-from"));
+  for (const char* flag : {"--sequence-length 9", "--reset-at-documents", "--text-field x"}) {
+    EXPECT_TRUE(
+        refuses(metala("train --task mqar " + std::string(flag) + out), 2, "is not for --task"));
+  }
+  EXPECT_TRUE(refuses(metala("train " + text + " --mqar-pairs 3" + out), 2, "is for --task mqar"));
+  EXPECT_TRUE(refuses(metala("train " + text + " --validation-batches 3" + out), 2,
+                      "--validation-batches is for prepared data"));
+  EXPECT_TRUE(refuses(metala("train " + text + " --validation x --validation-share 0.1" + out), 2,
+                      "--validation-share is not for --validation"));
   EXPECT_EQ(metala("train " + text + " --output /proc/metala").status, 1);
   EXPECT_TRUE(refuses(metala("train " + text + out + " --resume"), 1, "no complete checkpoint"));
 }

@@ -301,20 +301,37 @@ class Run {
   std::unique_ptr<CheckpointSave> saving_;  // last: it uses what stands above
 };
 
-// Flags that another one leaves without effect.
-void refuse_idle_flags(const CLI::App& train, const TrainCommand& o) {
+// Flags that have no effect beside others; `prepared`: the inputs are prepared data. A
+// configuration knows its own (train_config.h).
+void refuse_idle_flags(const CLI::App& train, const TrainCommand& o, bool prepared) {
+  const auto given = [&](const char* flag) { return train.get_option(flag)->count() > 0; };
   const auto refuse = [&](std::initializer_list<const char*> flags, const char* why) {
     for (const char* flag : flags) {
-      if (train.get_option(flag)->count() > 0) throw UsageError(fmt::format("{} {}", flag, why));
+      if (given(flag)) throw UsageError(fmt::format("{} {}", flag, why));
     }
   };
   if (o.task == "mqar") {
-    refuse({"inputs", "--validation", "--tokenizer", "--vocab-size", "--preset", "--glu-width"},
+    refuse({"inputs", "--validation", "--validation-share", "--text-field", "--replace-invalid",
+            "--tokenizer", "--vocab-size", "--sequence-length", "--reset-at-documents",
+            "--validation-batches", "--preset", "--glu-width", "--sample-every", "--sample-prompt"},
            "is not for --task mqar, which makes its own examples and model");
-  } else if (o.task == "text" && !o.init_from.empty()) {
-    refuse({"--preset", "--width", "--layers", "--heads", "--glu-width", "--untied",
-            "--initialization", "--tokenizer", "--vocab-size"},
-           "is not for --init-from, which takes the model's own");
+    return;
+  }
+  refuse({"--mqar-length", "--mqar-pairs", "--mqar-random-filler"}, "is for --task mqar");
+  if (prepared) {
+    refuse({"--text-field", "--replace-invalid", "--vocab-size"}, "is for text, not prepared data");
+  } else {
+    refuse({"--reset-at-documents", "--validation-batches"}, "is for prepared data");
+  }
+  if (given("--validation")) {
+    refuse({"--validation-share"}, "is not for --validation, which names the text itself");
+  }
+  if (o.init_from.empty()) return;
+  refuse(
+      {"--preset", "--width", "--layers", "--heads", "--glu-width", "--untied", "--initialization"},
+      "is not for --init-from, which takes the model's own");
+  if (!prepared) {
+    refuse({"--tokenizer", "--vocab-size"}, "is not for --init-from, which takes the model's own");
   }
 }
 
@@ -333,10 +350,12 @@ void add_train(CLI::App& app) {
       adopt_configuration(o, parsed->config);
     } else if (names_prepared_data(o.data.inputs)) {
       const bool named = command->get_option("--tokenizer")->count() > 0;
+      refuse_idle_flags(*command, o, true);
       o.run = run_of_flags(o, named ? o.data.tokenizer.name : "");
       o.task = "packed";
+    } else {
+      refuse_idle_flags(*command, o, false);
     }
-    refuse_idle_flags(*command, o);
     on_all_ranks(o.ranks, o.device, [&](Communicator& ranks, Device device) {
       if (parsed && !parsed->inert.empty() && ranks.rank() == 0) {
         fmt::print(stderr, "without effect here: {}\n", fmt::join(parsed->inert, ", "));

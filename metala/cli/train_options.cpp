@@ -104,8 +104,7 @@ void add_optimizer_options(CLI::App& command, TrainCommand& o) {
   command.add_option("--weight-decay", o.trainer.adamw.weight_decay, "Of matrices")
       ->capture_default_str()
       ->check(not_negative());
-  command.add_option("--beta2", o.trainer.adamw.beta2, "AdamW's second beta")
-      ->capture_default_str()
+  command.add_option("--beta2", o.beta2, "AdamW's second beta (text: 0.95, mqar: 0.999)")
       ->check(CLI::Range(0.0, 0.9999999));
   command.add_option("--clip", o.trainer.adamw.clip, "Largest gradient norm; 0: no clipping")
       ->capture_default_str()
@@ -205,6 +204,7 @@ void apply_text_defaults(TrainCommand& o, const Tokenizer& tokenizer) {
   if (o.learning_rate == 0) o.learning_rate = 1e-3;
   if (o.low_rate < 0) o.low_rate = o.learning_rate / 10;
   if (o.warmup < 0) o.warmup = std::min(100.0, static_cast<double>(o.steps) / 20);
+  o.trainer.adamw.beta2 = o.beta2.value_or(0.95);
 }
 
 void apply_mqar_defaults(TrainCommand& o) {
@@ -228,7 +228,7 @@ void apply_mqar_defaults(TrainCommand& o) {
   if (o.learning_rate == 0) o.learning_rate = 5e-3;
   if (o.low_rate < 0) o.low_rate = 0;
   if (o.warmup < 0) o.warmup = 50;
-  o.trainer.adamw.beta2 = 0.999;
+  o.trainer.adamw.beta2 = o.beta2.value_or(0.999);
   o.trainer.decay_all = true;
   if (o.trainer.stop_at_accuracy > 1) o.trainer.stop_at_accuracy = 0.99;
 }

@@ -31,6 +31,7 @@ struct TrainCommand {
   TrainerOptions trainer;
   std::int64_t steps = 0;
   double learning_rate = 0, low_rate = -1, warmup = -1;
+  std::optional<double> beta2;
   std::string schedule = "cosine";
   std::int64_t keep = 2;
   std::int64_t sample_every = 0;
