@@ -89,7 +89,7 @@ void run(Options& o) {
         static_cast<double>(r.consumed) / 1e6,
         fmt::format("{} documents, {} tokens", short_number(static_cast<double>(r.documents)),
                     short_number(static_cast<double>(r.tokens))),
-        static_cast<double>(r.text_bytes - bytes_before) / 1e6);
+        static_cast<double>(r.text_bytes) / 1e6);
   };
   const auto start = std::chrono::steady_clock::now();
   const PrepareReport report = prepare(p, events);

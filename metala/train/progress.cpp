@@ -33,6 +33,23 @@ std::string short_time(double seconds) {
   return fmt::format("{}:{:02}", s / 60, s % 60);
 }
 
+void Pace::update(double done, double units, double seconds) {
+  last_ = {done, units, seconds};
+  if (!begun_) first_ = last_;
+  begun_ = true;
+}
+
+double Pace::rate() const {
+  const double took = last_.seconds - first_.seconds;
+  return took > 0 ? (last_.units - first_.units) / took : NAN;
+}
+
+double Pace::seconds_left(double total) const {
+  const double done = last_.done - first_.done;
+  if (!(done > 0)) return NAN;
+  return (last_.seconds - first_.seconds) * std::max(total - last_.done, 0.0) / done;
+}
+
 ProgressBar::ProgressBar(std::string title, double total, std::string unit)
     : title_(std::move(title)),
       unit_(std::move(unit)),
@@ -46,14 +63,10 @@ ProgressBar::~ProgressBar() {
 }
 
 void ProgressBar::update(double done, const std::string& note, double units) {
-  if (first_done_ < 0) {  // a resumed job does not start at 0
-    first_done_ = 0;
-    first_units_ = 0;
-  }
   done_ = done;
-  units_ = units < 0 ? done : units;
   note_ = note;
   const auto now = Clock::now();
+  pace_.update(done, units < 0 ? done : units, std::chrono::duration<double>(now - start_).count());
   const double since = std::chrono::duration<double>(now - last_).count();
   if (since < (terminal_ ? 0.1 : 15.0)) return;
   last_ = now;
@@ -84,13 +97,11 @@ void ProgressBar::clear_line() const {
 }
 
 std::string ProgressBar::line(int width) const {
-  const double elapsed = std::chrono::duration<double>(Clock::now() - start_).count();
   const double share = total_ > 0 ? std::clamp(done_ / total_, 0.0, 1.0) : 0;
-  const double rate = elapsed > 0 ? units_ / elapsed : 0;
-  const double left = share > 0 ? elapsed * (1 - share) / share : NAN;
-  const std::string tail =
-      fmt::format(" {:3.0f}% {} {}/s {} left{}{}", 100 * share, short_number(rate), unit_,
-                  short_time(left), note_.empty() ? "" : "  ", note_);
+  const double rate = pace_.rate();
+  const std::string tail = fmt::format(
+      " {:3.0f}% {} {}/s {} left{}{}", 100 * share, std::isnan(rate) ? "?" : short_number(rate),
+      unit_, short_time(pace_.seconds_left(total_)), note_.empty() ? "" : "  ", note_);
   const int room = std::clamp(width - static_cast<int>(title_.size() + tail.size()) - 3, 0, 40);
   const int full = static_cast<int>(share * room);
   std::string bar = room < 8 ? ""

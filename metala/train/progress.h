@@ -1,5 +1,7 @@
 // ProgressBar: how far a long job is, on stderr.
 //
+// Rate and time left are those since the first update: a resumed job does not start at 0, and the
+// first step of many is the slowest.
 // On a terminal one line that is redrawn at most ten times a second; elsewhere a plain line every
 // so often, so that a log stays readable. Shows done of total, rate and time left.
 #pragma once
@@ -9,6 +11,22 @@
 #include <string>
 
 namespace metala {
+
+// How fast a job goes.
+class Pace {
+ public:
+  // `seconds` on any clock.
+  void update(double done, double units, double seconds);
+  double rate() const;                      // units a second; NaN before the second update
+  double seconds_left(double total) const;  // until `total` is done; NaN while not known
+
+ private:
+  struct Reading {
+    double done = 0, units = 0, seconds = 0;
+  };
+  Reading first_, last_;
+  bool begun_ = false;
+};
 
 class ProgressBar {
  public:
@@ -30,7 +48,8 @@ class ProgressBar {
   void clear_line() const;
 
   std::string title_, unit_, note_;
-  double total_, done_ = 0, first_done_ = -1, units_ = 0, first_units_ = -1;
+  double total_, done_ = 0;
+  Pace pace_;
   bool terminal_, finished_ = false, drawn_ = false;
   Clock::time_point start_, last_;
 };

@@ -370,6 +370,18 @@ TEST(BackgroundTask, WaitsForItsJobAndHandsOnWhatItThrew) {
   task.wait();  // said once
 }
 
+TEST(Progress, AResumedJobGoesAtThePaceOfWhatItDoesItself) {
+  Pace pace;
+  EXPECT_TRUE(std::isnan(pace.rate()));
+  pace.update(901, 64, 10);  // of 1000: the first step after resuming, a slow one
+  EXPECT_EQ(short_time(pace.seconds_left(1000)), "?");
+  pace.update(911, 704, 20);
+  EXPECT_DOUBLE_EQ(pace.rate(), 64);
+  EXPECT_DOUBLE_EQ(pace.seconds_left(1000), 89);
+  pace.update(1000, 6400, 109);
+  EXPECT_DOUBLE_EQ(pace.seconds_left(1000), 0);
+}
+
 TEST(Progress, NumbersAndTimesAreShort) {
   EXPECT_EQ(short_number(950), "950");
   EXPECT_EQ(short_number(12345), "12.3k");
