@@ -41,7 +41,7 @@ void show(const ShowOptions& o) {
   const auto tokenizer = o.ids ? nullptr : tokenizer_of(set, o.tokenizer);
   require(o.document < set.documents(), "{}: has {} documents; wanted one below that, not {}",
           set.prefix(), set.documents(), o.document);
-  const std::int64_t end = std::min(o.document + o.count, set.documents());
+  const std::int64_t end = o.document + std::min(o.count, set.documents() - o.document);
   for (std::int64_t d = o.document; d < end; ++d) {
     auto ids = set.read(d);
     fmt::print(stderr, "document {}, {} tokens\n", d, ids.size());

@@ -101,8 +101,11 @@ std::vector<double> round_ticks(double low, double high, int about) {
     }
   }
   std::vector<double> ticks;
-  for (double i = std::ceil(low / step - 1e-9); i * step <= high + 1e-9 * step; ++i) {
-    ticks.push_back(i == 0 ? 0 : i * step);
+  const double first = std::ceil(low / step - 1e-9);
+  for (int i = 0; i <= about; ++i) {  // where neighbouring numbers are further apart, some repeat
+    const double tick = (first + i) * step;
+    if (tick > high + 1e-9 * step) break;
+    ticks.push_back(tick == 0 ? 0 : tick);  // no -0
   }
   return ticks;
 }

@@ -258,6 +258,8 @@ TEST(Metrics, AResumedRunDropsTheRecordsAfterItsCheckpoint) {
 TEST(Plot, TicksAreRoundAndAnyCurvesMakeValidSvg) {
   EXPECT_EQ(round_ticks(0, 10, 5), (std::vector<double>{0, 2, 4, 6, 8, 10}));
   EXPECT_EQ(round_ticks(1.3, 4.2, 3), (std::vector<double>{2, 3, 4}));
+  EXPECT_EQ(round_ticks(-1, 1, 2), (std::vector<double>{-1, 0, 1}));
+  EXPECT_LE(round_ticks(1e17, 1e17 + 16, 6).size(), 7u);  // the numbers there are 16 apart
   for (const Plot& plot :
        {Plot{}, Plot{"one <point> & \"more\"", "x", "y", {{"c", {{1, 1}}}}},
         Plot{"gaps", "x", "y", {{"c", {{1, 1}, {2, NAN}, {3, 2}, {4, 2.5}}}, {"none", {}}}}}) {
