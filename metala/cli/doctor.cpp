@@ -13,6 +13,7 @@
 #include "metala/base/threads.h"
 #include "metala/bench/machine_limits.h"
 #include "metala/cli/commands.h"
+#include "metala/distributed/world.h"
 
 #ifdef METALA_CUDA
 #include "metala/device/cuda/cuda_device.h"
@@ -85,6 +86,8 @@ void run(bool measure, bool as_json) {
   report["matrix library"] = openblas_get_config();
   report["matrix kernels"] = openblas_get_corename();
   describe_gpus(report);
+  report["ranks on CPUs"] = mpi_built() ? "by MPI" : "not built in: MPI was not found";
+  report["ranks on GPUs"] = nccl_built() ? "by NCCL" : "not built in: NCCL was not found";
   if (measure) {
     bench::MachineLimits limits;
     const Tensor buffer = Tensor::zeros({std::int64_t{128} << 20});  // 512 MiB, beyond all caches
