@@ -54,8 +54,6 @@ const Tokenizer& learned() {
 
 TEST(Utf8, WholeCharactersAreAPrefixAndInvalidPartsAreReplacedOneByOne) {
   EXPECT_EQ(valid_utf8_prefix("ab\xC3\xA9\xC3"), 4u);
-  EXPECT_TRUE(starts_unfinished_character("\xE2\x82"));
-  EXPECT_FALSE(starts_unfinished_character("\xC0"));
   EXPECT_EQ(replace_invalid_utf8("a\xFF"
                                  "b"),
             "a" + replacement + "b");

@@ -75,10 +75,6 @@ std::size_t valid_utf8_prefix(std::string_view text) {
   return at;
 }
 
-bool starts_unfinished_character(std::string_view text) {
-  return !text.empty() && first_character(text).status == Status::unfinished;
-}
-
 std::string replace_invalid_utf8(std::string_view text) {
   Utf8Stream stream;
   std::string out = stream.push(text);

@@ -11,10 +11,6 @@ namespace metala {
 // nothing above U+10FFFF).
 std::size_t valid_utf8_prefix(std::string_view text);
 
-// Valid so far but cut short: the bytes at the start of `text` could begin a character. Not true of
-// an empty text.
-bool starts_unfinished_character(std::string_view text);
-
 // Every maximal invalid part replaced by U+FFFD (Unicode's recommended practice).
 std::string replace_invalid_utf8(std::string_view text);
 

@@ -212,7 +212,6 @@ ParsedRunConfig parse_run_config(
     }
   }
   for (const auto& [name, value] : overrides) {
-    Entries one;
     try {
       entries.insert_or_assign(name, Entry{YAML::Load(value), "the command line"});
     } catch (const YAML::Exception& e) {

@@ -29,7 +29,8 @@ struct TextTaskOptions {
 
 class TextTask : public TrainingTask {
  public:
-  // Throws Error when either stream is shorter than two tokens.
+  // Throws Error when the training stream is shorter than two tokens. A validation stream that is
+  // makes no batches.
   TextTask(TokenStream training, TokenStream validation, TextTaskOptions);
 
   LabelledBatch training_batch(std::int64_t index) const override;
