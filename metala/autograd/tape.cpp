@@ -16,7 +16,7 @@ Variable Variable::leaf(Tensor value, Tensor gradient) {
   require(fits,
           "autograd: the gradient of a leaf {} {} must have its shape, and its type or the type "
           "that its sums have",
-          name_of(value.dtype()), value.shape().text());
+          name_of(value.dtype()), value.shape());
   Variable v = constant(std::move(value));
   v.node_->gradient = std::move(gradient);
   v.node_->needs_gradient = true;

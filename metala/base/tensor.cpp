@@ -14,14 +14,14 @@ namespace {
 std::size_t checked_bytes(const Shape& shape, DType type) {
   require(
       !in_blocks(type) || (shape.rank() > 0 && shape[shape.rank() - 1] % quantized::multiple == 0),
-      "tensor: {} of {}; wanted rows of a multiple of {}", shape.text(), name_of(type),
+      "tensor: {} of {}; wanted rows of a multiple of {}", shape, name_of(type),
       quantized::multiple);
   std::size_t bytes = bytes_of(type, quantized::multiple);  // of a block, the most that is one unit
   for (const auto size : shape) {
-    require(size >= 0, "tensor: negative size in {}", shape.text());
+    require(size >= 0, "tensor: negative size in {}", shape);
     const auto n = static_cast<std::size_t>(size);
     require(n == 0 || bytes <= std::numeric_limits<std::size_t>::max() / 2 / n,
-            "tensor: {} elements of {} do not fit in memory", shape.text(), name_of(type));
+            "tensor: {} elements of {} do not fit in memory", shape, name_of(type));
     bytes *= n;
   }
   return bytes_of(type, static_cast<std::size_t>(shape.count()));
@@ -90,7 +90,7 @@ void convert_blocks(const Tensor& from, const Tensor& to) {
 // Matrices to or from a type in blocks. The first row that cannot be converted says why.
 void copy_blocks(const Tensor& to, const Tensor& from) {
   require(to.rank() == 2, "tensor: {} {} to {}; only matrices come in blocks",
-          name_of(from.dtype()), from.shape().text(), name_of(to.dtype()));
+          name_of(from.dtype()), from.shape(), name_of(to.dtype()));
   std::vector<std::string> failures(static_cast<std::size_t>(to.size(0)));
   parallel_ranges(to.size(0), 8, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
@@ -184,7 +184,7 @@ bool Tensor::contiguous() const {
 Tensor Tensor::slice(int dimension, std::int64_t begin, std::int64_t end) const {
   require(
       dimension >= 0 && dimension < rank() && 0 <= begin && begin <= end && end <= size(dimension),
-      "tensor: slice {}..{} of dimension {} of {}", begin, end, dimension, shape_.text());
+      "tensor: slice {}..{} of dimension {} of {}", begin, end, dimension, shape_);
   Tensor t = *this;
   t.shape_[dimension] = end - begin;
   require(!in_blocks(dtype_) || dimension < rank() - 1, "tensor: columns of {} cannot be cut out",
@@ -217,9 +217,8 @@ Tensor Tensor::row(std::int64_t i) const {
 }
 
 Tensor Tensor::reshape(Shape shape) const {
-  require(contiguous(), "tensor: reshape of a strided view {}", shape_.text());
-  require(shape.count() == shape_.count(), "tensor: reshape of {} to {}", shape_.text(),
-          shape.text());
+  require(contiguous(), "tensor: reshape of a strided view {}", shape_);
+  require(shape.count() == shape_.count(), "tensor: reshape of {} to {}", shape_, shape);
   return wrap(data_, shape, dtype_, owner_, device_);
 }
 
@@ -241,7 +240,7 @@ Tensor Tensor::cast(DType type) const {
 }
 
 void Tensor::copy_from(const Tensor& from) const {
-  require(shape_ == from.shape_, "tensor: copy of {} into {}", from.shape_.text(), shape_.text());
+  require(shape_ == from.shape_, "tensor: copy of {} into {}", from.shape_, shape_);
   if (count() == 0) return;
   if (!device_.is_cpu() || !from.device_.is_cpu()) return copy_across_devices(from);
   if ((in_blocks(dtype_) || in_blocks(from.dtype_)) && dtype_ != from.dtype_) {
@@ -317,16 +316,16 @@ std::byte* Tensor::at(std::int64_t element) const {
 
 void Tensor::refuse_read_as(DType wanted) const {
   require(defined(), "tensor: read of an undefined tensor");
-  fail("tensor: {} {} read as {}", name_of(dtype_), shape_.text(), name_of(wanted));
+  fail("tensor: {} {} read as {}", name_of(dtype_), shape_, name_of(wanted));
 }
 
 void check_tensor(std::string_view what, const Tensor& t, const Shape& wanted, DType type) {
-  require(t.defined(), "{} is absent; wanted {} {}", what, name_of(type), wanted.text());
+  require(t.defined(), "{} is absent; wanted {} {}", what, name_of(type), wanted);
   require(t.shape() == wanted && t.dtype() == type, "{} is {} {}; wanted {} {}", what,
-          name_of(t.dtype()), t.shape().text(), name_of(type), wanted.text());
+          name_of(t.dtype()), t.shape(), name_of(type), wanted);
   const int last = t.rank() - 1;
   require(t.rank() == 0 || t.size(last) <= 1 || t.stride(last) == 1,
-          "{} is {} with stride {} in its last dimension; wanted 1", what, t.shape().text(),
+          "{} is {} with stride {} in its last dimension; wanted 1", what, t.shape(),
           t.stride(last));
 }
 

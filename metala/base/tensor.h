@@ -106,3 +106,14 @@ void check_tensor(std::string_view what, const Tensor&, const Shape& wanted, DTy
 void check_optional(std::string_view what, const Tensor&, const Shape& wanted, DType wanted_type);
 
 }  // namespace metala
+
+#ifndef __CUDACC__
+// As text(), which is made only where a message is: what checks an argument costs a comparison.
+template <>
+struct fmt::formatter<metala::Shape> : fmt::formatter<std::string> {
+  template <class Context>
+  auto format(const metala::Shape& shape, Context& context) const {
+    return fmt::formatter<std::string>::format(shape.text(), context);
+  }
+};
+#endif
