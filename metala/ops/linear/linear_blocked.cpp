@@ -3,10 +3,10 @@
 // floats in linear_floats.cpp.
 //
 // The lanes of a vector are rows of x, which is laid out anew for it: panels of `lanes` rows, one
-// pair of columns after another, in 16-bit integers (linear_cpu.h). So a pair of weights is
-// broadcast and meets all rows of a panel in one multiply-add, and a tile of sums, some rows of W
-// by one or two vectors of rows of x, stays in registers. What a group of 32 adds up to becomes a
-// float once.
+// pair of columns after another, in 16-bit integers, and after the 16 pairs of a group its steps.
+// So a pair of weights is broadcast and meets all rows of a panel in one multiply-add, and a tile
+// of sums, some rows of W by one or two vectors of rows of x, stays in registers. What a group of
+// 32 adds up to becomes a float once.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "metala/ops/linear/linear_blocked.cpp"
 #include <hwy/foreach_target.h>  // compiles the lines below once per instruction set
@@ -42,20 +42,39 @@ std::size_t vector_lanes() {
   return hn::Lanes(Floats());
 }
 
-// Rows [0, count) of words as columns [words][lanes], zero past `count`.
-void lay_out(const std::int32_t* rows, std::size_t stride, std::size_t count, std::size_t words,
-             std::size_t lanes, std::int32_t* to) {
+// The groups [first, first + groups) of `count` rows of x from `row` on, zero past `count`.
+void lay_out(const RoundedRows& x, std::size_t row, std::size_t count, std::size_t first,
+             std::size_t groups, std::size_t lanes, std::int32_t* to) {
   const FloatWords d;
-  const std::size_t width = hn::Lanes(d);
+  const std::size_t width = hn::Lanes(d), all_groups = x.width / group;
   for (std::size_t l = 0; l < lanes; l += width) {
     const std::size_t live = l < count ? std::min(width, count - l) : 0;
+    const std::size_t at = live == 0 ? row : row + l;
     const auto mask = hn::FirstN(d, live);
-    const auto step = hn::Set(d, static_cast<std::int32_t>(stride));
-    const auto index = hn::IfThenElseZero(mask, hn::Mul(hn::Iota(d, 0), step));
-    const std::int32_t* from = rows + (live == 0 ? 0 : l * stride);
-    for (std::size_t k = 0; k < words; ++k) {
-      const auto column = hn::GatherIndex(d, from + k, index);
-      hn::StoreU(hn::IfThenElseZero(mask, column), d, to + k * lanes + l);
+    const auto lane = hn::IfThenElseZero(mask, hn::Iota(d, 0));
+    // A word for each lane, those of one row lying `stride` from those of the next.
+    const auto column = [&](const void* from, std::size_t stride) HWY_ATTR {
+      const auto index = hn::Mul(lane, hn::Set(d, static_cast<std::int32_t>(stride)));
+      const auto* words = static_cast<const std::int32_t*>(from);
+      return hn::IfThenElseZero(mask, hn::GatherIndex(d, words, index));
+    };
+    std::int32_t* out = to + l;
+    for (std::size_t g = first; g < first + groups; ++g) {
+      const std::int8_t* bytes = x.bytes(at) + g * group;
+      for (std::size_t k = 0; k < group; k += 4, out += 2 * lanes) {
+        const auto four = column(bytes + k, x.width / 4);
+        const auto byte = [&](int i) HWY_ATTR {  // as the lower half of a word
+          return hn::ShiftRight<24>(hn::ShiftLeftSame(four, 24 - 8 * i));
+        };
+        const auto two = [&](int i) HWY_ATTR {
+          const auto low = hn::And(byte(i), hn::Set(d, 0xffff));
+          return hn::Or(low, hn::ShiftLeft<16>(byte(i + 1)));
+        };
+        hn::StoreU(two(0), d, out);
+        hn::StoreU(two(2), d, out + lanes);
+      }
+      hn::StoreU(column(x.steps(at) + g, all_groups), d, out);
+      out += lanes;
     }
   }
 }
@@ -91,10 +110,10 @@ HWY_INLINE Float sum_of_pairs(FloatWord even, FloatWord odd) {
 }
 
 // sums[r][lane] (+)= sum_k w[r][k] x[k][lane] for a tile of rows: words are pairs of columns, each
-// group's sum is multiplied by scales[r][group].
+// group's sum is multiplied by scales[r][group] and the lane's step.
 template <std::size_t rows, std::size_t vectors>
 HWY_INLINE void add_packed_tile(const std::int16_t* w, const float* scales, const std::int32_t* x,
-                                std::size_t depth, const Ahead& ahead, bool first, float* sums,
+                                std::size_t depth, Ahead* ahead, bool first, float* sums,
                                 std::size_t stride) {
   const Floats d;
   const FloatWords dw;
@@ -105,11 +124,14 @@ HWY_INLINE void add_packed_tile(const std::int16_t* w, const float* scales, cons
   }
   const std::size_t groups = depth / group;
   for (std::size_t g = 0; g < groups; ++g) {
-    if (g * rows % groups < rows) ahead.fetch(g * rows / groups);
+    if (ahead != nullptr) ahead->step();
     FloatWord even[rows][vectors], odd[rows][vectors];
     for (std::size_t r = 0; r < rows; ++r) {
       for (std::size_t v = 0; v < vectors; ++v) even[r][v] = odd[r][v] = hn::Zero(dw);
     }
+    // Left rolled, GCC 12 copies every sum at every step.
+    // Left rolled, GCC 12 copies every sum at every step; rolled out, it spills.
+#pragma GCC unroll 4
     for (std::size_t k = 0; k < group / 2; ++k, x += vectors * width) {
       FloatWord column[vectors];
       for (std::size_t v = 0; v < vectors; ++v) column[v] = hn::LoadU(dw, x + v * width);
@@ -122,12 +144,18 @@ HWY_INLINE void add_packed_tile(const std::int16_t* w, const float* scales, cons
         }
       }
     }
+    Float step[vectors];
+    for (std::size_t v = 0; v < vectors; ++v) {
+      step[v] = hn::LoadU(d, reinterpret_cast<const float*>(x) + v * width);
+    }
     for (std::size_t r = 0; r < rows; ++r) {
       const auto scale = hn::Set(d, scales[r * (block_depth / group) + g]);
       for (std::size_t v = 0; v < vectors; ++v) {
-        tile[r][v] = hn::MulAdd(sum_of_pairs(even[r][v], odd[r][v]), scale, tile[r][v]);
+        tile[r][v] =
+            hn::MulAdd(sum_of_pairs(even[r][v], odd[r][v]), hn::Mul(scale, step[v]), tile[r][v]);
       }
     }
+    x += vectors * width;
   }
   for (std::size_t r = 0; r < rows; ++r) {
     for (std::size_t v = 0; v < vectors; ++v) {
@@ -135,39 +163,6 @@ HWY_INLINE void add_packed_tile(const std::int16_t* w, const float* scales, cons
       hn::StoreU(first ? tile[r][v] : hn::Add(tile[r][v], hn::LoadU(d, to)), d, to);
     }
   }
-}
-
-template <std::size_t vectors>
-void packed_sums(const WeightRows& w, const WeightRows& next, const Panels& x, float* sums) {
-  constexpr std::size_t rows = sums_in_registers / 2 / vectors;
-  constexpr std::size_t groups = block_depth / group;
-  HWY_ALIGN std::int16_t block[block_rows * block_depth];
-  HWY_ALIGN float scales[block_rows * groups];
-  fill_up<rows>(w.count, block_depth, block);
-  fill_up<rows>(w.count, groups, scales);
-  const std::size_t stride = x.count * x.lanes;
-  for (std::size_t k = 0; k < w.in; k += block_depth) {
-    const std::size_t depth = std::min(block_depth, w.in - k);
-    for (std::size_t r = 0; r < w.count; ++r) {
-      const PackedRow row = packed_row(w.row(r), w.in);
-      widen_scales(row, k / group, depth / group, scales + r * groups);
-      w.type == DType::q8 ? unpack_integers<Unpack8>(row, k / pair, depth, block + r * block_depth)
-                          : unpack_integers<Unpack4>(row, k / pair, depth, block + r * block_depth);
-    }
-    for (std::size_t p = 0; p < x.count; ++p) {
-      for (std::size_t r = 0; r < w.count; r += rows) {
-        add_packed_tile<rows, vectors>(
-            block + r * block_depth, scales + r * groups, x.at(p, k / 2), depth,
-            p == 0 ? ahead_of(w, next, block_rows, block_depth, r, k) : Ahead(), k == 0,
-            sums + r * stride + p * x.lanes, stride);
-      }
-    }
-  }
-}
-
-void block_of_integers(const WeightRows& w, const WeightRows& next, const Panels& x, float* sums) {
-  if (x.lanes == vector_lanes()) return packed_sums<1>(w, next, x, sums);
-  packed_sums<2>(w, next, x, sums);
 }
 
 // to[n][o] = from[o][n] for n < `count` and the `rows` rows o of a block.
@@ -201,6 +196,40 @@ void transpose(const float* from, std::size_t stride, std::size_t rows, std::siz
 #endif
 }
 
+template <std::size_t vectors>
+void packed_sums(const WeightRows& w, const WeightRows& next, const Panels& x, float* to) {
+  constexpr std::size_t rows = sums_in_registers / 2 / vectors;
+  constexpr std::size_t groups = block_depth / group;
+  HWY_ALIGN std::int16_t block[block_rows * block_depth];
+  HWY_ALIGN float scales[block_rows * groups], sums[block_rows * block_lanes];
+  fill_up<rows>(w.count, block_depth, block);
+  fill_up<rows>(w.count, groups, scales);
+  const std::size_t stride = x.count * x.lanes;
+  Ahead ahead(next, (w.count + rows - 1) / rows * (w.in / group));
+  for (std::size_t k = 0; k < w.in; k += block_depth) {
+    const std::size_t depth = std::min(block_depth, w.in - k);
+    for (std::size_t r = 0; r < w.count; ++r) {
+      const PackedRow row = packed_row(w.row(r), w.in);
+      widen_scales(row, k / group, depth / group, scales + r * groups);
+      w.type == DType::q8 ? unpack_integers<Unpack8>(row, k / pair, depth, block + r * block_depth)
+                          : unpack_integers<Unpack4>(row, k / pair, depth, block + r * block_depth);
+    }
+    for (std::size_t p = 0; p < x.count; ++p) {
+      for (std::size_t r = 0; r < w.count; r += rows) {
+        add_packed_tile<rows, vectors>(block + r * block_depth, scales + r * groups,
+                                       x.at(p, words_of(k)), depth, p == 0 ? &ahead : nullptr,
+                                       k == 0, sums + r * stride + p * x.lanes, stride);
+      }
+    }
+  }
+  transpose(sums, stride, w.count, stride, to);
+}
+
+void block_of_integers(const WeightRows& w, const WeightRows& next, const Panels& x, float* sums) {
+  if (x.lanes == vector_lanes()) return packed_sums<1>(w, next, x, sums);
+  packed_sums<2>(w, next, x, sums);
+}
+
 }  // namespace metala::linear::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -209,77 +238,75 @@ namespace metala::linear::cpu {
 HWY_EXPORT(vector_lanes);
 HWY_EXPORT(lay_out);
 HWY_EXPORT(block_of_integers);
-HWY_EXPORT(transpose);
 
 namespace {
 
-// Owns the words of panels: `words` of 32 bits for each of `count` rows of x, `lanes` rows each.
+// Owns panels of `rows` of the `count` rows of x, `words` of 32 bits for each of `lanes`.
 class LaidOut {
  public:
-  // In parts of some columns, which `lay(panel, first word, words, to)` lays out.
+  // In parts of some words, which `lay(first row, rows, first word, words, to)` lays out.
   template <class Lay>
-  LaidOut(std::int64_t count, std::int64_t words, std::size_t lanes, std::int64_t part, Lay lay) {
-    const auto width = static_cast<std::int64_t>(lanes);
-    const std::int64_t panels = (count + width - 1) / width;
-    words_ = Tensor::uninitialized({panels, words, width}, DType::i32);
-    const std::int64_t parts = (words + part - 1) / part;
-    parallel_ranges(panels * parts, 4, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t i = begin; i < end; ++i) {
-        const std::int64_t panel = i / parts, k = i % parts * part;
-        lay(static_cast<std::size_t>(panel * width), static_cast<std::size_t>(k),
-            static_cast<std::size_t>(std::min(part, words - k)),
-            words_.data<std::int32_t>() + (panel * words + k) * width);
+  LaidOut(std::size_t count, std::size_t rows, std::size_t words, std::size_t lanes,
+          std::size_t part, Lay lay)
+      : rows_(rows) {
+    const std::size_t panels = (count + rows - 1) / rows, parts = (words + part - 1) / part;
+    words_ =
+        Tensor::uninitialized({static_cast<std::int64_t>(panels), static_cast<std::int64_t>(words),
+                               static_cast<std::int64_t>(lanes)},
+                              DType::i32);
+    const auto work = [&](std::int64_t begin, std::int64_t end) {
+      for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
+        const std::size_t row = i / parts * rows, k = i % parts * part;
+        lay(row, std::min(rows, count - row), k, std::min(part, words - k),
+            words_.data<std::int32_t>() + (i / parts * words + k) * lanes);
       }
-    });
+    };
+    parallel_ranges(static_cast<std::int64_t>(panels * parts), 4, work);
   }
-  std::size_t lanes() const { return static_cast<std::size_t>(words_.size(2)); }
-  Panels panels(std::size_t first, std::size_t most) const {
+  // Those of the rows from `row` on, at most block_lanes.
+  Panels panels(std::size_t row) const {
     const auto size = [&](int i) { return static_cast<std::size_t>(words_.size(i)); };
+    const std::size_t first = row / rows_;
     return {words_.data<std::int32_t>() + first * size(1) * size(2),
-            std::min(most, size(0) - first), size(1), size(2)};
+            std::min(block_lanes / rows_, size(0) - first), size(1), size(2)};
   }
 
  private:
+  std::size_t rows_;
   Tensor words_;
 };
 
 LaidOut laid_out_floats(const Tensor& x, bool of_bf16) {
-  const auto two = static_cast<std::int64_t>(2 * float_lanes());
-  const std::int64_t in = x.size(1), words = (in + two - 1) / two * two;
-  return {x.size(0), words, panel_rows, 256,
-          [&](std::size_t row, std::size_t k, std::size_t some, std::int32_t* to) {
-            const auto rows = static_cast<std::size_t>(x.size(0)) - row;
-            const auto stride = static_cast<std::size_t>(x.stride(0));
-            const std::size_t columns = std::min(some, static_cast<std::size_t>(in) - k);
-            lay_out_floats(x.data<float>() + row * stride + k, stride, std::min(rows, panel_rows),
-                           columns, of_bf16, reinterpret_cast<float*>(to));
-          }};
+  const auto in = static_cast<std::size_t>(x.size(1)), two = 2 * float_lanes();
+  const auto stride = static_cast<std::size_t>(x.stride(0));
+  return {
+      static_cast<std::size_t>(x.size(0)),
+      panel_rows,
+      (in + two - 1) / two * two,
+      panel_rows,
+      256,
+      [&](std::size_t row, std::size_t rows, std::size_t k, std::size_t some, std::int32_t* to) {
+        lay_out_floats(x.data<float>() + row * stride + k, stride, rows, std::min(some, in - k),
+                       of_bf16, reinterpret_cast<float*>(to));
+      }};
 }
 
-// For the portable form: pairs of columns in panels of one vector, or of two.
-LaidOut laid_out_pairs(const RoundedRows& x) {
-  const std::size_t count = x.steps.size(), words = x.width / 2;
+LaidOut laid_out_integers(const RoundedRows& x, bool by_vnni) {
+  constexpr auto group = static_cast<std::size_t>(quantized::group);
   const std::size_t width = HWY_DYNAMIC_DISPATCH(vector_lanes)();
-  const std::size_t lanes = count <= width ? width : 2 * width;
-  const auto lay = HWY_DYNAMIC_DISPATCH(lay_out);
-  const auto* rows = reinterpret_cast<const std::int32_t*>(x.rows.get());
-  return {static_cast<std::int64_t>(count), static_cast<std::int64_t>(words), lanes, 128,
-          [&](std::size_t row, std::size_t k, std::size_t some, std::int32_t* to) {
-            lay(rows + row * words + k, words, count - row, some, lanes, to);
-          }};
-}
-
-LaidOut laid_out_for_vnni(const RoundedRows& x) {
-  const auto words = [](std::size_t columns) {
-    return static_cast<std::int64_t>(vnni::words_of(columns));
-  };
-  constexpr std::size_t part = 256;  // columns
-  return {static_cast<std::int64_t>(x.steps.size()), words(x.width), vnni::lanes, words(part),
-          [&](std::size_t row, std::size_t k, std::size_t some, std::int32_t* to) {
-            const std::size_t column = k / vnni::words_of(part) * part;
-            vnni::lay_out(x.rows.get() + row * x.width + column, x.width, x.steps.size() - row,
-                          some / vnni::words_of(quantized::group) * quantized::group, to);
-          }};
+  const std::size_t lanes = by_vnni ? vnni::lanes : x.count <= width ? width : 2 * width;
+  const std::size_t words = by_vnni ? vnni::words_of(group) : words_of(group);
+  const auto lay_here = HWY_DYNAMIC_DISPATCH(lay_out);
+  return {
+      x.count,
+      by_vnni ? vnni::lane_rows : lanes,
+      x.width / group * words,
+      lanes,
+      8 * words,
+      [&](std::size_t row, std::size_t rows, std::size_t k, std::size_t some, std::int32_t* to) {
+        if (by_vnni) return vnni::lay_out(x, row, rows, k / words, some / words, to);
+        lay_here(x, row, rows, k / words, some / words, lanes, to);
+      }};
 }
 
 }  // namespace
@@ -291,7 +318,6 @@ void forward_blocked(const Tensor& x, std::span<const Map> maps, bool accumulate
   // Which instructions Highway has chosen says nothing of which this processor has beside them.
   const bool by_vnni = vnni::available();
   std::optional<LaidOut> floats, of_bf16, integers;
-  RoundedRows round;
   for (const auto& map : maps) {
     const DType type = map.weight.dtype();
     if (type == DType::bf16) {
@@ -299,37 +325,24 @@ void forward_blocked(const Tensor& x, std::span<const Map> maps, bool accumulate
     } else if (!in_blocks(type)) {
       if (!floats) floats = laid_out_floats(x, false);
     } else if (!integers) {
-      round = rounded(x);
-      integers = by_vnni ? laid_out_for_vnni(round) : laid_out_pairs(round);
+      integers = laid_out_integers(rounded(x), by_vnni);
     }
   }
   const auto with_integers =
       by_vnni ? vnni::block_of_integers : HWY_DYNAMIC_DISPATCH(block_of_integers);
-  const auto transposed = HWY_DYNAMIC_DISPATCH(transpose);
   const std::vector<Chunk> blocks = even_chunks(maps, block_rows);
   const auto work_on = [&](const Chunk& block, const WeightRows& next) {
     const WeightRows w = block.weights();
     const Results results = block.results(accumulate);
     const bool packed = in_blocks(w.type);
     const LaidOut& laid_out = packed ? *integers : w.type == DType::bf16 ? *of_bf16 : *floats;
-    const std::size_t lanes = laid_out.lanes();
-    HWY_ALIGN float sums[block_lanes * block_rows], by_lane[block_rows * block_lanes];
-    if (in == 0) {
-      std::fill_n(sums, block_rows * block_lanes, 0.0f);
-      std::fill_n(by_lane, block_rows * block_lanes, 0.0f);
-    }
+    HWY_ALIGN float sums[block_lanes * block_rows];
+    if (in == 0) std::fill_n(sums, block_lanes * block_rows, 0.0f);
     for (std::size_t first = 0; first < static_cast<std::size_t>(rows); first += block_lanes) {
-      const Panels panels = laid_out.panels(first / lanes, block_lanes / lanes);
       const std::size_t live = std::min(block_lanes, static_cast<std::size_t>(rows) - first);
-      if (packed) {
-        with_integers(w, next, panels, by_lane);
-        transposed(by_lane, panels.count * lanes, w.count, live, sums);
-      } else {
-        block_of_floats(w, next, panels, sums);
-      }
+      if (in > 0) (packed ? with_integers : block_of_floats)(w, next, laid_out.panels(first), sums);
       for (std::size_t n = 0; n < live; ++n) {
-        results.put_row(first + n, w.count, packed ? round.steps[first + n] : 1.0f,
-                        sums + n * block_rows);
+        results.put_row(first + n, w.count, sums + n * block_rows);
       }
     }
   };

@@ -2,6 +2,7 @@
 #include "metala/ops/linear/linear_cpu.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "metala/base/profile.h"
 #include "metala/base/threads.h"
@@ -65,37 +66,30 @@ bool any_in_blocks(std::span<const Map> maps) {
                      [](const Map& map) { return in_blocks(map.weight.dtype()); });
 }
 
-bool any_in_floats(std::span<const Map> maps) {
-  return std::any_of(maps.begin(), maps.end(),
-                     [](const Map& map) { return !in_blocks(map.weight.dtype()); });
-}
-
-namespace {
-
-bool any_of_type(std::span<const Map> maps, DType type) {
-  return std::any_of(maps.begin(), maps.end(),
-                     [&](const Map& map) { return map.weight.dtype() == type; });
-}
-
-}  // namespace
-
 void forward_streaming(const Tensor& x, std::span<const Map> maps, bool accumulate) {
   const profile::Scope scope("matrix products", flops_of(x, maps));
-  const RoundedRows integers = any_in_blocks(maps) ? rounded(x) : RoundedRows();
-  const bool vnni = vnni::available() && any_of_type(maps, DType::q4);
-  const vnni::BytePlanes planes = vnni ? vnni::planes_of(integers) : vnni::BytePlanes();
+  const RoundedRows bytes = any_in_blocks(maps) ? rounded(x) : RoundedRows();
+  const bool by_vnni = vnni::available();
+  std::vector<std::int16_t> shorts;
+  if (!by_vnni && bytes.count > 0) shorts.assign(bytes.bytes(0), bytes.bytes(bytes.count));
+  std::optional<vnni::StreamedRows> for_q8, for_q4;
+  for (const Map& map : maps) {
+    const DType type = map.weight.dtype();
+    if (!by_vnni || !in_blocks(type)) continue;
+    auto& streamed = type == DType::q8 ? for_q8 : for_q4;
+    if (!streamed) streamed = vnni::streamed(bytes, type);
+  }
   const std::vector<Chunk> chunks = shrinking_chunks(maps);
   parallel_tasks(static_cast<std::int64_t>(chunks.size()), [&](std::int64_t i) {
     const Chunk& chunk = chunks[static_cast<std::size_t>(i)];
     const WeightRows weights = chunk.weights();
-    if (vnni && weights.type == DType::q4) {
-      return vnni::stream_q4(weights, planes, chunk.results(accumulate));
+    const Results results = chunk.results(accumulate);
+    if (!in_blocks(weights.type)) {
+      return stream_floats(weights, x.data<float>(), static_cast<std::size_t>(x.stride(0)),
+                           static_cast<std::size_t>(x.size(0)), results);
     }
-    if (in_blocks(weights.type)) {
-      return stream_integers(weights, integers, chunk.results(accumulate));
-    }
-    stream_floats(weights, x.data<float>(), static_cast<std::size_t>(x.stride(0)),
-                  static_cast<std::size_t>(x.size(0)), chunk.results(accumulate));
+    if (!by_vnni) return stream_integers(weights, shorts.data(), bytes, results);
+    vnni::stream(weights, weights.type == DType::q8 ? *for_q8 : *for_q4, results);
   });
 }
 

@@ -1,8 +1,6 @@
 // The fast forms, picked by linear.cpp. Arguments are checked before they come here.
 #pragma once
 
-#include <hwy/aligned_allocator.h>
-
 #include <span>
 #include <vector>
 
@@ -48,8 +46,8 @@ struct Results {
     const float sum = value + (bias == nullptr ? 0.0f : bias[o]);
     to = accumulate ? to + sum : sum;
   }
-  void put_row(std::size_t n, std::size_t count, float factor, const float* values) const {
-    for (std::size_t o = 0; o < count; ++o) put(n, o, factor * values[o]);
+  void put_row(std::size_t n, std::size_t count, const float* values) const {
+    for (std::size_t o = 0; o < count; ++o) put(n, o, values[o]);
   }
 };
 
@@ -68,23 +66,26 @@ std::vector<Chunk> shrinking_chunks(std::span<const Map>);
 // The same in chunks of `count` rows.
 std::vector<Chunk> even_chunks(std::span<const Map>, std::int64_t count);
 
-// x in 16-bit integers, x[n][i] = steps[n] rows[n][i], for W in blocks: its error, 2^-16 of a row's
-// largest element, is far below that of the weights. They reach to 32639 = 127 * 257, so that each
-// is 256 times a signed byte and another. The step of a row that holds a NaN or an infinity is NaN.
+// x in bytes, for W in blocks, as linear_reference.h defines it (round_row).
 struct RoundedRows {
-  hwy::AlignedFreeUniquePtr<std::int16_t[]> rows;  // [steps.size(), width]; to whole cache lines
-  std::size_t width = 0;
-  std::vector<float> steps;
+  Tensor signed_bytes;  // [count, width]
+  Tensor all_steps;     // [count, width / 32]
+  std::size_t count = 0, width = 0;
+  std::int8_t* bytes(std::size_t row) const {
+    return static_cast<std::int8_t*>(signed_bytes.raw()) + row * width;
+  }
+  float* steps(std::size_t row) const { return all_steps.data<float>() + row * (width / 32); }
 };
 RoundedRows rounded(const Tensor& x);
 
 double flops_of(const Tensor& x, std::span<const Map>);
 bool any_in_blocks(std::span<const Map>);
-bool any_in_floats(std::span<const Map>);
 
 // The forms of forward_streaming for some rows of W, two that lie far apart at a time.
 void stream_floats(const WeightRows&, const float* x, std::size_t x_stride, std::size_t x_rows,
                    const Results&);
-void stream_integers(const WeightRows&, const RoundedRows& x, const Results&);
+// `x` holds the bytes of `rows` in 16 bits.
+void stream_integers(const WeightRows&, const std::int16_t* x, const RoundedRows& rows,
+                     const Results&);
 
 }  // namespace metala::linear::cpu

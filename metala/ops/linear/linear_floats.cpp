@@ -23,7 +23,8 @@ namespace metala::linear::cpu::HWY_NAMESPACE {
 constexpr std::size_t rows_of_tile = 2;  // of W
 // So that sums stay in registers, 16 of 32 or 8 of 16.
 constexpr std::size_t panels_of_tile = HWY_LANES(float) >= 16 || HWY_ARCH_ARM_A64 ? 2 : 1;
-constexpr std::size_t block_depth = 1024;  // columns at a time: eight rows of x fill 32 KiB
+constexpr std::size_t block_depth = 1024;     // columns at a time: eight rows of x fill 32 KiB
+constexpr std::size_t columns_of_step = 128;  // between fetches of the next block
 
 std::size_t float_lanes() {
   return hn::Lanes(Floats());
@@ -121,12 +122,11 @@ HWY_INLINE void keep_in_register([[maybe_unused]] Float& v) {
 
 // Columns of two rows of W with those of `panels` panels of x: sums[n][r] (+)= w[r] . x[n].
 template <std::size_t panels, class W>
-HWY_INLINE void add_dots(const W* const* w, const W* const* ahead, const float* x,
-                         std::size_t panel_size, std::size_t columns, bool first, float* sums) {
+HWY_INLINE void add_dots(const W* const* w, const float* x, std::size_t panel_size,
+                         std::size_t columns, Ahead& ahead, bool first, float* sums) {
   constexpr std::size_t rows = rows_of_tile, count = panels * panel_rows;
   const Floats d;
   const std::size_t width = hn::Lanes(d);
-  constexpr std::size_t at_once = 128;  // columns: fetched in bursts they come fastest
   Float sum[rows][count];
 #pragma GCC unroll 2
   for (std::size_t r = 0; r < rows; ++r) {
@@ -150,14 +150,7 @@ HWY_INLINE void add_dots(const W* const* w, const W* const* ahead, const float* 
   };
   std::size_t k = 0;
   for (; k + 2 * width <= columns; k += 2 * width) {
-    if (k % at_once == 0) {
-      for (const W* row : {ahead[0], ahead[1]}) {
-        if (row == nullptr) continue;
-        for (std::size_t byte = 0; byte < at_once * sizeof(W); byte += 64) {
-          hwy::Prefetch(reinterpret_cast<const char*>(row + k) + byte);
-        }
-      }
-    }
+    if (k % columns_of_step == 0) ahead.step();
     add(load_two(w[0] + k), load_two(w[1] + k));
   }
   if (k < columns) {
@@ -186,30 +179,22 @@ void dots_of_block(const WeightRows& w, const WeightRows& next, const Panels& x,
   const auto* from = reinterpret_cast<const float*>(x.words);
   const std::size_t panel_size = x.depth * panel_rows;
   const std::size_t passes = (x.count + panels_of_tile - 1) / panels_of_tile;
+  Ahead ahead(next,
+              passes * ((w.count + rows_of_tile - 1) / rows_of_tile) * (w.in / columns_of_step));
   for (std::size_t k = 0; k < w.in; k += block_depth) {
     const std::size_t columns = std::min(block_depth, w.in - k);
-    const bool last = k + block_depth >= w.in;
-    // In the cache when this block is done: a row for each tile, or two where there are no more
-    // tiles than that. All at once would keep x from coming.
-    const WeightRows& then = last ? next : w;
-    std::size_t tile = 0;
     for (std::size_t p = 0; p < x.count; p += panels_of_tile) {
-      for (std::size_t r = 0; r < w.count; r += rows_of_tile, ++tile) {
-        const W *rows[rows_of_tile], *ahead[rows_of_tile];
+      for (std::size_t r = 0; r < w.count; r += rows_of_tile) {
+        const W* rows[rows_of_tile];
         for (std::size_t i = 0; i < rows_of_tile; ++i) {
-          const std::size_t row = std::min(r + i, w.count - 1);
-          rows[i] = reinterpret_cast<const W*>(w.row(row)) + k;
-          const std::size_t soon = passes == 1 ? r + i : i == 0 ? tile : block_rows;
-          const bool fetch = soon < then.count && then.type == w.type;
-          ahead[i] = fetch ? reinterpret_cast<const W*>(then.row(soon)) + (last ? 0 : k + columns)
-                           : nullptr;
+          rows[i] = reinterpret_cast<const W*>(w.row(std::min(r + i, w.count - 1))) + k;
         }
         const float* panel = from + p * panel_size + k * panel_rows;
         float* to = sums + p * panel_rows * block_rows + r;
         if (p + panels_of_tile <= x.count) {
-          add_dots<panels_of_tile>(rows, ahead, panel, panel_size, columns, k == 0, to);
+          add_dots<panels_of_tile>(rows, panel, panel_size, columns, ahead, k == 0, to);
         } else {
-          add_dots<1>(rows, ahead, panel, panel_size, columns, k == 0, to);
+          add_dots<1>(rows, panel, panel_size, columns, ahead, k == 0, to);
         }
       }
     }

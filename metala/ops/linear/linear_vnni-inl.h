@@ -23,24 +23,27 @@ namespace metala::linear::cpu::vnni {
 
 constexpr std::size_t group = quantized::group;
 constexpr std::size_t pair = quantized::multiple;
-constexpr std::size_t width = lanes;  // of 32 bits, of a vector
-
-// For _mm512_ternarylogic_epi32(a, b, c, .): 4-bit integers in two's complement plus 8.
-constexpr int low_bits_then_flip = 0x6a;  // (a & b) ^ c
+constexpr std::size_t width = 16;  // lanes of 32 bits of a vector
 
 METALA_VNNI_INLINE __mmask16 first_lanes(std::size_t count) {
   return count >= width ? __mmask16{0xffff} : static_cast<__mmask16>((1u << count) - 1);
 }
 
-// The scales of a row's groups from `first` on, `count` of them, as floats.
-METALA_VNNI_INLINE void widen_scales(const std::byte* row, std::size_t first, std::size_t count,
-                                     float* to) {
-  const std::byte* from = row + 2 * first;
-  for (std::size_t at = 0; at < count; at += width) {
-    const __mmask16 live = first_lanes(count - at);
-    const __m256i halves = _mm256_maskz_loadu_epi16(live, from + 2 * at);
-    _mm512_mask_storeu_ps(to + at, live, _mm512_cvtph_ps(halves));
-  }
+// The scales of a row's groups from `first` on as floats, zero in lanes that are not live.
+METALA_VNNI_INLINE __m512 scales_of(const std::byte* row, std::size_t first, __mmask16 live) {
+  return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(live, row + 2 * first));
+}
+
+// 64 integers of q8 as unsigned bytes.
+METALA_VNNI_INLINE __m512i plus_128(const std::byte* integers) {
+  return _mm512_xor_si512(_mm512_loadu_si512(integers), _mm512_set1_epi8(-128));
+}
+
+// 64 integers of q4 as unsigned bytes: those whose 4 bits end the bytes.
+METALA_VNNI_INLINE __m512i plus_8(__m512i halves) {
+  constexpr int low_bits_then_flip = 0x6a;  // (a & b) ^ c
+  return _mm512_ternarylogic_epi32(halves, _mm512_set1_epi8(15), _mm512_set1_epi8(8),
+                                   low_bits_then_flip);
 }
 
 }  // namespace metala::linear::cpu::vnni

@@ -1,11 +1,11 @@
 // Many rows of x with weights in blocks on processors with AVX-512 VNNI.
 //
-// The lanes are rows of x, in 16-bit integers as 256 high + low, both signed bytes; weights are
-// bytes without a sign, w + 128 or w + 8. Four weights of a row of W, the same in all lanes, meet
-// four columns of the high bytes and of the low ones: two multiply-adds for each weight broadcast.
-// What the offset of the weights counts too much is known before W is, from the sums of x; a
-// group's sums begin with it taken away. All of it is exact: a sum is below 32 * 255 * 32767 <
-// 2^31.
+// The lanes of a vector are eight rows of x by two rows of W. Four weights of each of the two,
+// lying side by side, are broadcast and meet four columns of x, each row of x in two lanes. So four
+// pairs of rows of W by two panels of x take six loads for eight multiply-adds, where lanes that
+// are sixteen rows of x would take nine, and eight rows of x fill a vector. A group's sums begin
+// with what the offset of the weights counts too much taken away, and are below 32 * 255 * 127 <
+// 2^24.
 #include <atomic>
 
 #include "metala/ops/linear/linear_vnni-inl.h"
@@ -14,139 +14,259 @@
 namespace metala::linear::cpu::vnni {
 namespace {
 
-constexpr std::size_t block_depth = 1024;  // columns of a panel that stay in the first-level cache
-constexpr std::size_t groups_of_block = block_depth / group;
-constexpr std::size_t rows_of_tile =
-    8;  // two sums of integers and one of floats each: 24 registers
-constexpr std::size_t words_of_group = words_of(group);
+constexpr std::size_t block_depth = 256;  // columns: two panels of x fill 10 KiB, weights 8
+constexpr std::size_t block_panels = block_lanes / lane_rows;
+constexpr std::size_t words_of_group = words_of(group) * width;
 
-// The weights of a pair of groups as unsigned bytes: the integers of q8 + 128, of q4 + 8.
-template <DType type>
-METALA_VNNI_INLINE __m512i unsigned_pair(const std::byte* integers) {
-  if constexpr (type == DType::q8) {
-    return _mm512_xor_si512(_mm512_loadu_si512(integers), _mm512_set1_epi8(-128));
-  } else {
-    const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(integers));
-    const __m512i halves =
-        _mm512_inserti64x4(_mm512_castsi256_si512(both), _mm256_srli_epi16(both, 4), 1);
-    return _mm512_ternarylogic_epi32(halves, _mm512_set1_epi8(15), _mm512_set1_epi8(8),
-                                     low_bits_then_flip);
-  }
+// Some rows of W unpacked, as [pair of groups][pair of rows][even_odd]: of the 16 lanes of four
+// columns of the two rows, a pair of lanes for each, first those of the lower halves of all
+// quarters, then of the upper ones. So are their scales, of 16 groups at a time.
+constexpr std::size_t rows_of_tile = 8;
+constexpr std::size_t pairs_of_tile = rows_of_tile / 2;
+constexpr std::size_t groups_of_block = block_depth / group;
+static_assert(groups_of_block <= width);
+struct Tile {
+  alignas(64) std::uint8_t weights[groups_of_block / 2][pairs_of_tile][2 * pair];
+  alignas(64) float scales[pairs_of_tile][2 * width];
+};
+
+// Where of 16 pairs of lanes the one of column or group i comes to lie.
+constexpr std::size_t place_of(std::size_t i) {
+  return i % 4 / 2 * 8 + i / 4 * 2 + i % 2;
 }
 
-// sums[r][lane] (+)= sum over groups of scales[r][group] times the sum of w[r][k] x[k][lane].
+METALA_VNNI_INLINE void interleave(__m512i a, __m512i b, void* to) {
+  _mm512_store_si512(to, _mm512_unpacklo_epi32(a, b));
+  _mm512_store_si512(static_cast<std::byte*>(to) + 64, _mm512_unpackhi_epi32(a, b));
+}
+
 template <DType type>
-METALA_VNNI_INLINE void add_tile(const std::uint8_t* w, const float* scales, const std::int32_t* x,
-                                 std::size_t groups, const Ahead& ahead, bool first, float* sums,
-                                 std::size_t stride) {
-  constexpr std::size_t rows = rows_of_tile;
-  __m512 total[rows];
-#pragma GCC unroll 8
-  for (std::size_t r = 0; r < rows; ++r) {
-    total[r] = first ? _mm512_setzero_ps() : _mm512_loadu_ps(sums + r * stride);
-  }
-  for (std::size_t g = 0; g < groups; ++g, w += group, x += words_of_group * width) {
-    if (g * rows % groups < rows) ahead.fetch(g * rows / groups);
-    const __m512i sum_of_x = _mm512_loadu_si512(x + (words_of_group - 1) * width);
-    const __m512i too_much = _mm512_slli_epi32(sum_of_x, type == DType::q8 ? 7 : 3);
-    __m512i high[rows], low[rows];
-#pragma GCC unroll 8
-    for (std::size_t r = 0; r < rows; ++r) {
-      high[r] = _mm512_setzero_si512();
-      low[r] = too_much;
+METALA_VNNI_INLINE __m512i unpack_pair(const std::byte* integers) {
+  if constexpr (type == DType::q8) return plus_128(integers);
+  const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(integers));
+  return plus_8(_mm512_inserti64x4(_mm512_castsi256_si512(both), _mm256_srli_epi16(both, 4), 1));
+}
+
+// Columns of the rows of a tile on their way into it; where there are too few rows, the last one
+// again.
+template <DType type>
+struct Unpacking {
+  const std::byte* integers[rows_of_tile];
+  Tile* to;
+
+  METALA_VNNI void begin(const WeightRows& w, std::size_t row, std::size_t k, std::size_t depth,
+                         Tile* into) {
+    const __mmask16 live = first_lanes(depth / group);
+    __m512i scales[rows_of_tile];
+    for (std::size_t r = 0; r < rows_of_tile; ++r) {
+      const std::byte* from = w.row(std::min(row + r, w.count - 1));
+      scales[r] = _mm512_castps_si512(scales_of(from, k / group, live));
+      integers[r] = from + w.in / group * 2 + bytes_of_columns(type, k);
     }
+    to = into;
+    for (std::size_t i = 0; i < pairs_of_tile; ++i) {
+      interleave(scales[2 * i], scales[2 * i + 1], to->scales[i]);
+    }
+  }
+  METALA_VNNI_INLINE void pair_of_groups(std::size_t p) const {
+    const std::size_t at = bytes_of_columns(type, p * pair);
+#pragma GCC unroll 4
+    for (std::size_t i = 0; i < pairs_of_tile; ++i) {
+      interleave(unpack_pair<type>(integers[2 * i] + at),
+                 unpack_pair<type>(integers[2 * i + 1] + at), to->weights[p][i]);
+    }
+  }
+};
+
+// sums[i][panel] (+)= the products of `tiles` tiles of W with `panels` panels of x.
+template <DType type, std::size_t tiles, std::size_t panels>
+METALA_VNNI_INLINE void add_tiles(const Tile* w, const Panels& x, std::size_t panel, std::size_t k,
+                                  std::size_t groups, Ahead* ahead, const Unpacking<type>* then,
+                                  bool first, float (*sums)[block_panels][width]) {
+  constexpr std::size_t count = tiles * pairs_of_tile;
+  const std::int32_t* from[panels];
+  __m512 total[count][panels];
+#pragma GCC unroll 2
+  for (std::size_t p = 0; p < panels; ++p) {
+    from[p] = x.at(panel + p, words_of(k));
 #pragma GCC unroll 8
-    for (std::size_t k = 0; k < group / 4; ++k) {
-      const __m512i x_high = _mm512_loadu_si512(x + 2 * k * width);
-      const __m512i x_low = _mm512_loadu_si512(x + (2 * k + 1) * width);
+    for (std::size_t i = 0; i < count; ++i) {
+      total[i][p] = first ? _mm512_setzero_ps() : _mm512_load_ps(sums[i][panel + p]);
+    }
+  }
+  for (std::size_t g = 0; g < groups; ++g) {
+    if (ahead != nullptr) ahead->step();
+    if (then != nullptr && g % 2 == 0) {
+#pragma GCC unroll 2
+      for (std::size_t t = 0; t < tiles; ++t) then[t].pair_of_groups(g / 2);
+    }
+    __m512i sum[count][panels];
+#pragma GCC unroll 2
+    for (std::size_t p = 0; p < panels; ++p) {
+      const __m512i negative = _mm512_load_si512(from[p] + group / 4 * width);
+      const __m512i begin = _mm512_slli_epi32(negative, type == DType::q8 ? 7 : 3);
 #pragma GCC unroll 8
-      for (std::size_t r = 0; r < rows; ++r) {
-        std::int32_t four;
-        std::memcpy(&four, w + r * block_depth + 4 * k, sizeof(four));
-        const __m512i weights = _mm512_set1_epi32(four);
-        high[r] = _mm512_dpbusd_epi32(high[r], weights, x_high);
-        low[r] = _mm512_dpbusd_epi32(low[r], weights, x_low);
+      for (std::size_t i = 0; i < count; ++i) sum[i][p] = begin;
+    }
+    const std::size_t half = g % 2 * 32;  // of the bytes of a pair of groups
+#pragma GCC unroll 8
+    for (std::size_t c = 0; c < group / 4; ++c) {
+      __m512i columns[panels];
+#pragma GCC unroll 2
+      for (std::size_t p = 0; p < panels; ++p) columns[p] = _mm512_load_si512(from[p] + c * width);
+#pragma GCC unroll 8
+      for (std::size_t i = 0; i < count; ++i) {
+        const Tile& tile = w[i / pairs_of_tile];
+        const auto* at = tile.weights[g / 2][i % pairs_of_tile] + half + 8 * place_of(c);
+        std::int64_t eight;
+        std::memcpy(&eight, at, sizeof(eight));
+        const __m512i weights = _mm512_set1_epi64(eight);
+#pragma GCC unroll 2
+        for (std::size_t p = 0; p < panels; ++p) {
+          sum[i][p] = _mm512_dpbusd_epi32(sum[i][p], weights, columns[p]);
+        }
       }
     }
+    const std::size_t place = 2 * place_of(g);
+    __m512 step[panels];
+#pragma GCC unroll 2
+    for (std::size_t p = 0; p < panels; ++p) {
+      step[p] = _mm512_load_ps(from[p] + (group / 4 + 1) * width);
+      from[p] += words_of_group;
+    }
 #pragma GCC unroll 8
-    for (std::size_t r = 0; r < rows; ++r) {
-      const __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(high[r], 8), low[r]);
-      const __m512 scale = _mm512_set1_ps(scales[r * groups_of_block + g]);
-      total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, total[r]);
+    for (std::size_t i = 0; i < count; ++i) {
+      double two;
+      std::memcpy(&two, w[i / pairs_of_tile].scales[i % pairs_of_tile] + place, sizeof(two));
+      const __m512 scale = _mm512_castpd_ps(_mm512_set1_pd(two));
+#pragma GCC unroll 2
+      for (std::size_t p = 0; p < panels; ++p) {
+        total[i][p] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[i][p]), _mm512_mul_ps(scale, step[p]),
+                                      total[i][p]);
+      }
     }
   }
+#pragma GCC unroll 2
+  for (std::size_t p = 0; p < panels; ++p) {
 #pragma GCC unroll 8
-  for (std::size_t r = 0; r < rows; ++r) _mm512_storeu_ps(sums + r * stride, total[r]);
+    for (std::size_t i = 0; i < count; ++i) _mm512_store_ps(sums[i][panel + p], total[i][p]);
+  }
 }
 
-// The weights and scales of the rows from `row` on; where there are too few, the last one again.
-template <DType type>
-METALA_VNNI_INLINE void unpack_tile(const WeightRows& w, std::size_t row, std::size_t k,
-                                    std::size_t depth, std::uint8_t* weights, float* scales) {
-  for (std::size_t r = 0; r < rows_of_tile; ++r) {
-    const std::byte* from = w.row(std::min(row + r, w.count - 1));
-    widen_scales(from, k / group, depth / group, scales + r * groups_of_block);
-    const std::byte* integers = from + w.in / group * 2 + bytes_of_columns(type, k);
-    for (std::size_t at = 0; at < depth; at += pair) {
-      _mm512_store_si512(weights + r * block_depth + at,
-                         unsigned_pair<type>(integers + bytes_of_columns(type, at)));
-    }
+// to[n][2 i], to[n][2 i + 1] = from[i][lanes 2 n, 2 n + 1] for the four pairs of rows i of a tile.
+METALA_VNNI_INLINE void put_tile(const float (*from)[block_panels][width], std::size_t panel,
+                                 float* to) {
+  __m512d pairs[pairs_of_tile];
+  for (std::size_t i = 0; i < pairs_of_tile; ++i) pairs[i] = _mm512_load_pd(from[i][panel]);
+  // Even rows of x in the first of two, odd ones in the second.
+  const __m512d first[2] = {_mm512_unpacklo_pd(pairs[0], pairs[1]),
+                            _mm512_unpackhi_pd(pairs[0], pairs[1])};
+  const __m512d second[2] = {_mm512_unpacklo_pd(pairs[2], pairs[3]),
+                             _mm512_unpackhi_pd(pairs[2], pairs[3])};
+  for (std::size_t n = 0; n < lane_rows; ++n) {
+    alignas(64) double a[width / 2], b[width / 2];
+    _mm512_store_pd(a, first[n % 2]);
+    _mm512_store_pd(b, second[n % 2]);
+    std::memcpy(to + n * block_rows, a + n / 2 * 2, 16);
+    std::memcpy(to + n * block_rows + 4, b + n / 2 * 2, 16);
   }
 }
 
 template <DType type>
 METALA_VNNI void sums_of_blocks(const WeightRows& w, const WeightRows& next, const Panels& x,
-                                float* sums) {
-  constexpr std::size_t rows = rows_of_tile;
-  alignas(64) std::uint8_t weights[rows * block_depth];
-  alignas(64) float scales[rows * groups_of_block];
-  const std::size_t stride = x.count * x.lanes;
+                                float* to) {
+  constexpr std::size_t most = block_rows / rows_of_tile;
+  Tile tiles[most];
+  Unpacking<type> unpacking[2];
+  alignas(64) float sums[most * pairs_of_tile][block_panels][width];
+  // Two panels of x meet a tile at a time; one that is left over, two tiles.
+  const std::size_t whole = x.count % 2 == 0 ? rows_of_tile : 2 * rows_of_tile;
+  const std::size_t count = (w.count + whole - 1) / whole * whole / rows_of_tile;
+  Ahead ahead(next, (x.count == 1 ? count / 2 : count) * (w.in / group));
   for (std::size_t k = 0; k < w.in; k += block_depth) {
     const std::size_t depth = std::min(block_depth, w.in - k);
-    for (std::size_t r = 0; r < w.count; r += rows) {
-      unpack_tile<type>(w, r, k, depth, weights, scales);
-      for (std::size_t p = 0; p < x.count; ++p) {
-        add_tile<type>(weights, scales, x.at(p, words_of(k)), depth / group,
-                       p == 0 ? ahead_of(w, next, rows, block_depth, r, k) : Ahead(), k == 0,
-                       sums + r * stride + p * x.lanes, stride);
+    for (std::size_t p = 0; p < x.count; p += 2) {
+      const bool two = p + 2 <= x.count;
+      const std::size_t at_once = two ? 1 : 2;
+      for (std::size_t t = 0; t < count; t += at_once) {
+        // The first tiles are unpacked here, further ones while those before them are multiplied.
+        const bool more = p == 0 && t + at_once < count;
+        for (std::size_t i = 0; i < at_once; ++i) {
+          if (p == 0 && t == 0) {
+            unpacking[i].begin(w, i * rows_of_tile, k, depth, tiles + i);
+            for (std::size_t g = 0; g < depth / pair; ++g) unpacking[i].pair_of_groups(g);
+          }
+          const std::size_t next_tile = t + at_once + i;
+          if (more) {
+            unpacking[i].begin(w, next_tile * rows_of_tile, k, depth, tiles + next_tile);
+          }
+        }
+        float(*const into)[block_panels][width] = sums + t * pairs_of_tile;
+        if (two) {
+          add_tiles<type, 1, 2>(tiles + t, x, p, k, depth / group, p == 0 ? &ahead : nullptr,
+                                more ? unpacking : nullptr, k == 0, into);
+        } else {
+          add_tiles<type, 2, 1>(tiles + t, x, p, k, depth / group, p == 0 ? &ahead : nullptr,
+                                more ? unpacking : nullptr, k == 0, into);
+        }
       }
+    }
+  }
+  for (std::size_t t = 0; t < count; ++t) {
+    for (std::size_t p = 0; p < x.count; ++p) {
+      put_tile(sums + t * pairs_of_tile, p, to + p * lane_rows * block_rows + t * rows_of_tile);
     }
   }
 }
 
-// Lanes past `count` are zero.
-METALA_VNNI void lay_out_groups(const std::int16_t* rows, std::size_t stride, std::size_t count,
-                                std::size_t groups, std::int32_t* to) {
+// A group of eight rows of x as columns of four bytes, each row in two lanes: to[c][2 n, 2 n + 1]
+// is word c of row n.
+METALA_VNNI_INLINE void transpose_words(const __m256i* rows, __m512i* to) {
+  __m256i quads[2][4];  // of rows 0 to 3 and 4 to 7: word c and, in the upper half, word c + 4
+  for (std::size_t h = 0; h < 2; ++h) {
+    const __m256i* r = rows + 4 * h;
+    const __m256i low01 = _mm256_unpacklo_epi32(r[0], r[1]);
+    const __m256i low23 = _mm256_unpacklo_epi32(r[2], r[3]);
+    const __m256i high01 = _mm256_unpackhi_epi32(r[0], r[1]);
+    const __m256i high23 = _mm256_unpackhi_epi32(r[2], r[3]);
+    quads[h][0] = _mm256_unpacklo_epi64(low01, low23);
+    quads[h][1] = _mm256_unpackhi_epi64(low01, low23);
+    quads[h][2] = _mm256_unpacklo_epi64(high01, high23);
+    quads[h][3] = _mm256_unpackhi_epi64(high01, high23);
+  }
+  const __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 16, 16, 17, 17, 18, 18, 19, 19);
+  const __m512i upper = _mm512_add_epi32(twice, _mm512_set1_epi32(4));
+  for (std::size_t c = 0; c < 4; ++c) {
+    const __m512i a = _mm512_castsi256_si512(quads[0][c]), b = _mm512_castsi256_si512(quads[1][c]);
+    to[c] = _mm512_permutex2var_epi32(a, twice, b);
+    to[c + 4] = _mm512_permutex2var_epi32(a, upper, b);
+  }
+}
+
+METALA_VNNI void lay_out_groups(const RoundedRows& x, std::size_t row, std::size_t count,
+                                std::size_t first, std::size_t groups, std::int32_t* to) {
+  const auto live = static_cast<__mmask8>(first_lanes(count));
+  const __m256i apart = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
+                                           _mm256_set1_epi32(static_cast<int>(x.width / group)));
+  const __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
   const __m512i ones = _mm512_set1_epi8(1);
-  const __m256i index = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
-                                           _mm256_set1_epi32(static_cast<int>(stride / 4)));
-  const __mmask16 live = first_lanes(count);
-  const auto first = static_cast<__mmask8>(live), second = static_cast<__mmask8>(live >> 8);
-  const __m512i none = _mm512_setzero_si512();
-  for (std::size_t g = 0; g < groups; ++g, to += words_of_group * width) {
-    __m512i sum = none, sum_of_high = none;
-    for (std::size_t k = 0; k < group / 4; ++k, rows += 4) {
-      const __m512i upper = _mm512_mask_i32gather_epi64(none, first, index, rows, 8);
-      const __m512i lower = second == 0 ? none
-                                        : _mm512_mask_i32gather_epi64(none, second, index,
-                                                                      rows + width / 2 * stride, 8);
-      __m256i high[2], low[2];
-      const __m512i both[2] = {upper, lower};
-      for (std::size_t h = 0; h < 2; ++h) {
-        const __m512i rounded =
-            _mm512_srai_epi16(_mm512_add_epi16(both[h], _mm512_set1_epi16(128)), 8);
-        high[h] = _mm512_cvtepi16_epi8(rounded);
-        low[h] = _mm512_cvtepi16_epi8(_mm512_sub_epi16(both[h], _mm512_slli_epi16(rounded, 8)));
-      }
-      const __m512i all_high = _mm512_inserti64x4(_mm512_castsi256_si512(high[0]), high[1], 1);
-      const __m512i all_low = _mm512_inserti64x4(_mm512_castsi256_si512(low[0]), low[1], 1);
-      _mm512_storeu_si512(to + 2 * k * width, all_high);
-      _mm512_storeu_si512(to + (2 * k + 1) * width, all_low);
-      sum_of_high = _mm512_dpbusd_epi32(sum_of_high, ones, all_high);
-      sum = _mm512_dpbusd_epi32(sum, ones, all_low);
+  for (std::size_t g = first; g < first + groups; ++g, to += words_of_group) {
+    __m256i rows[lane_rows];
+    for (std::size_t n = 0; n < lane_rows; ++n) {
+      const auto* from = reinterpret_cast<const __m256i*>(x.bytes(row + n) + g * group);
+      rows[n] = n < count ? _mm256_loadu_si256(from) : _mm256_setzero_si256();
     }
-    sum = _mm512_add_epi32(sum, _mm512_slli_epi32(sum_of_high, 8));
-    _mm512_storeu_si512(to + (words_of_group - 1) * width, _mm512_sub_epi32(none, sum));
+    __m512i columns[group / 4], sum = _mm512_setzero_si512();
+    transpose_words(rows, columns);
+    for (std::size_t c = 0; c < group / 4; ++c) {
+      _mm512_store_si512(to + c * width, columns[c]);
+      sum = _mm512_dpbusd_epi32(sum, ones, columns[c]);
+    }
+    _mm512_store_si512(to + group / 4 * width, _mm512_sub_epi32(_mm512_setzero_si512(), sum));
+    const __m256 step = _mm256_mmask_i32gather_ps(_mm256_setzero_ps(), live, apart,
+                                                  x.steps(row) + g, sizeof(float));
+    _mm512_store_ps(to + (group / 4 + 1) * width,
+                    _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(step)));
   }
 }
 
@@ -173,9 +293,9 @@ void set_available(bool on) {
   enabled().store(on && supported(), std::memory_order_relaxed);
 }
 
-void lay_out(const std::int16_t* rows, std::size_t stride, std::size_t count, std::size_t columns,
-             std::int32_t* to) {
-  lay_out_groups(rows, stride, count, columns / group, to);
+void lay_out(const RoundedRows& x, std::size_t row, std::size_t count, std::size_t first,
+             std::size_t groups, std::int32_t* to) {
+  lay_out_groups(x, row, count, first, groups, to);
 }
 
 void block_of_integers(const WeightRows& w, const WeightRows& next, const Panels& x, float* sums) {
@@ -190,7 +310,8 @@ bool available() {
   return false;
 }
 void set_available(bool) {}
-void lay_out(const std::int16_t*, std::size_t, std::size_t, std::size_t, std::int32_t*) {}
+void lay_out(const RoundedRows&, std::size_t, std::size_t, std::size_t, std::size_t,
+             std::int32_t*) {}
 void block_of_integers(const WeightRows&, const WeightRows&, const Panels&, float*) {}
 }  // namespace metala::linear::cpu::vnni
 #endif
