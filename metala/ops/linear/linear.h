@@ -7,10 +7,11 @@
 //   x [N, in]   W [out, in]   b [out] or absent   y [N, out]
 //
 // Types: all f64 (the reference), or x, b, y f32 with W f32, bf16, f16, or in blocks (q8,
-// q4; base/quantized.h), or on a GPU x and W both f32 or both bf16. Gradients with respect to W and
-// b are f32, or f64 with all f64. Outer strides of x, y, dy, dx are free. On a CPU few rows of x
-// stream W once, more meet it in blocks, and many with f32 weights go to the BLAS (README). Throws
-// Error naming the argument, the shape it has and the shape it needs.
+// q4; base/quantized.h), or on a GPU x and W both f32 or both bf16. On a CPU x is rounded to bf16
+// where W is bf16, and to bytes with a step for every 32 where W is in blocks (linear_reference.h).
+// Gradients with respect to W and b are f32, or f64 with all f64. Outer strides of x, y, dy, dx are
+// free. On a CPU few rows of x stream W once, more meet it in blocks, and many with f32 weights go
+// to the BLAS (README). Throws Error naming the argument, the shape it has and the shape it needs.
 #pragma once
 
 #include <span>

@@ -22,6 +22,7 @@
 
 #include "metala/base/profile.h"
 #include "metala/base/threads.h"
+#include "metala/ops/linear/linear_bf16_cpu.h"
 #include "metala/ops/linear/linear_blocks_cpu.h"
 #include "metala/ops/linear/linear_cpu.h"
 #include "metala/ops/linear/linear_vnni_cpu.h"
@@ -291,6 +292,22 @@ LaidOut laid_out_floats(const Tensor& x, bool of_bf16) {
       }};
 }
 
+LaidOut laid_out_pairs_of_bf16(const Tensor& x) {
+  using pairs_of_bf16::unit;
+  const auto in = static_cast<std::size_t>(x.size(1));
+  const auto stride = static_cast<std::size_t>(x.stride(0));
+  return {
+      static_cast<std::size_t>(x.size(0)),
+      pairs_of_bf16::lane_rows,
+      (in + unit - 1) / unit * unit / 2,
+      pairs_of_bf16::lanes,
+      128,
+      [&](std::size_t row, std::size_t rows, std::size_t k, std::size_t some, std::int32_t* to) {
+        pairs_of_bf16::lay_out(x.data<float>() + row * stride + 2 * k, stride, rows,
+                               std::min(2 * some, in - 2 * k), to);
+      }};
+}
+
 LaidOut laid_out_integers(const RoundedRows& x, bool by_vnni) {
   constexpr auto group = static_cast<std::size_t>(quantized::group);
   const std::size_t width = HWY_DYNAMIC_DISPATCH(vector_lanes)();
@@ -316,12 +333,14 @@ void forward_blocked(const Tensor& x, std::span<const Map> maps, bool accumulate
   if (rows == 0) return;
   const profile::Scope scope("matrix products", flops_of(x, maps));
   // Which instructions Highway has chosen says nothing of which this processor has beside them.
-  const bool by_vnni = vnni::available();
+  const bool by_vnni = vnni::available(), in_pairs = pairs_of_bf16::available();
   std::optional<LaidOut> floats, of_bf16, integers;
   for (const auto& map : maps) {
     const DType type = map.weight.dtype();
     if (type == DType::bf16) {
-      if (!of_bf16) of_bf16 = laid_out_floats(x, true);
+      if (of_bf16) continue;
+      const Tensor halves = rounded_to_bf16(x);
+      of_bf16 = in_pairs ? laid_out_pairs_of_bf16(halves) : laid_out_floats(halves, true);
     } else if (!in_blocks(type)) {
       if (!floats) floats = laid_out_floats(x, false);
     } else if (!integers) {
@@ -334,13 +353,16 @@ void forward_blocked(const Tensor& x, std::span<const Map> maps, bool accumulate
   const auto work_on = [&](const Chunk& block, const WeightRows& next) {
     const WeightRows w = block.weights();
     const Results results = block.results(accumulate);
-    const bool packed = in_blocks(w.type);
-    const LaidOut& laid_out = packed ? *integers : w.type == DType::bf16 ? *of_bf16 : *floats;
+    const bool packed = in_blocks(w.type), narrow = w.type == DType::bf16;
+    const LaidOut& laid_out = packed ? *integers : narrow ? *of_bf16 : *floats;
+    const auto multiply = packed               ? with_integers
+                          : narrow && in_pairs ? pairs_of_bf16::block_of_bf16
+                                               : block_of_floats;
     HWY_ALIGN float sums[block_lanes * block_rows];
     if (in == 0) std::fill_n(sums, block_lanes * block_rows, 0.0f);
     for (std::size_t first = 0; first < static_cast<std::size_t>(rows); first += block_lanes) {
       const std::size_t live = std::min(block_lanes, static_cast<std::size_t>(rows) - first);
-      if (in > 0) (packed ? with_integers : block_of_floats)(w, next, laid_out.panels(first), sums);
+      if (in > 0) multiply(w, next, laid_out.panels(first), sums);
       for (std::size_t n = 0; n < live; ++n) {
         results.put_row(first + n, w.count, sums + n * block_rows);
       }

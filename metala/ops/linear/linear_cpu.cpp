@@ -66,9 +66,15 @@ bool any_in_blocks(std::span<const Map> maps) {
                      [](const Map& map) { return in_blocks(map.weight.dtype()); });
 }
 
+bool any_in_bf16(std::span<const Map> maps) {
+  return std::any_of(maps.begin(), maps.end(),
+                     [](const Map& map) { return map.weight.dtype() == DType::bf16; });
+}
+
 void forward_streaming(const Tensor& x, std::span<const Map> maps, bool accumulate) {
   const profile::Scope scope("matrix products", flops_of(x, maps));
   const RoundedRows bytes = any_in_blocks(maps) ? rounded(x) : RoundedRows();
+  const Tensor halves = any_in_bf16(maps) ? rounded_to_bf16(x) : Tensor();
   const bool by_vnni = vnni::available();
   std::vector<std::int16_t> shorts;
   if (!by_vnni && bytes.count > 0) shorts.assign(bytes.bytes(0), bytes.bytes(bytes.count));
@@ -85,8 +91,10 @@ void forward_streaming(const Tensor& x, std::span<const Map> maps, bool accumula
     const WeightRows weights = chunk.weights();
     const Results results = chunk.results(accumulate);
     if (!in_blocks(weights.type)) {
-      return stream_floats(weights, x.data<float>(), static_cast<std::size_t>(x.stride(0)),
-                           static_cast<std::size_t>(x.size(0)), results);
+      const Tensor& floats = weights.type == DType::bf16 ? halves : x;
+      return stream_floats(weights, floats.data<float>(),
+                           static_cast<std::size_t>(floats.stride(0)),
+                           static_cast<std::size_t>(floats.size(0)), results);
     }
     if (!by_vnni) return stream_integers(weights, shorts.data(), bytes, results);
     vnni::stream(weights, weights.type == DType::q8 ? *for_q8 : *for_q4, results);

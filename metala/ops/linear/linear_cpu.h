@@ -78,8 +78,12 @@ struct RoundedRows {
 };
 RoundedRows rounded(const Tensor& x);
 
+// x as it meets W in bf16: each element the nearest bf16, in f32.
+Tensor rounded_to_bf16(const Tensor& x);
+
 double flops_of(const Tensor& x, std::span<const Map>);
 bool any_in_blocks(std::span<const Map>);
+bool any_in_bf16(std::span<const Map>);
 
 // The forms of forward_streaming for some rows of W, two that lie far apart at a time.
 void stream_floats(const WeightRows&, const float* x, std::size_t x_stride, std::size_t x_rows,

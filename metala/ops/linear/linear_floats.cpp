@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "metala/base/threads.h"
 #include "metala/ops/linear/linear_blocks_cpu.h"
 #include "metala/ops/linear/linear_weights-inl.h"
 
@@ -83,6 +84,21 @@ void lay_out_floats(const float* x, std::size_t stride, std::size_t count, std::
       hn::StoreU(of_bf16 ? odd_of(a, b) : b, d, to + (panel_rows + r) * width);
     }
   }
+}
+
+// As bf16's constructor rounds.
+void round_to_bf16(const float* x, std::size_t n, float* to) {
+  const hn::RebindToUnsigned<Floats> words;
+  vector::HWY_NAMESPACE::for_lanes(n, [&](auto lanes) HWY_ATTR {
+    const auto v = lanes.load(x);
+    const auto bits = hn::BitCast(words, v);
+    const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(words, 1));
+    const auto up = hn::Add(bits, hn::Add(odd, hn::Set(words, 0x7fff)));
+    const auto quiet = hn::Or(bits, hn::Set(words, 0x400000));
+    const auto nan = hn::MaskFromVec(hn::BitCast(words, hn::VecFromMask(Floats(), hn::IsNaN(v))));
+    const auto rounded = hn::And(hn::IfThenElse(nan, quiet, up), hn::Set(words, 0xffff0000));
+    lanes.store(hn::BitCast(Floats(), rounded), to);
+  });
 }
 
 #if HWY_TARGET != HWY_SCALAR
@@ -215,9 +231,22 @@ namespace metala::linear::cpu {
 HWY_EXPORT(float_lanes);
 HWY_EXPORT(lay_out_floats);
 HWY_EXPORT(block_of_floats);
+HWY_EXPORT(round_to_bf16);
 
 std::size_t float_lanes() {
   return HWY_DYNAMIC_DISPATCH(float_lanes)();
+}
+
+Tensor rounded_to_bf16(const Tensor& x) {
+  const Tensor to = Tensor::uninitialized(x.shape());
+  const auto round = HWY_DYNAMIC_DISPATCH(round_to_bf16);
+  parallel_ranges(x.size(0), 8, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = begin; r < end; ++r) {
+      round(x.data<float>() + r * x.stride(0), static_cast<std::size_t>(x.size(1)),
+            to.data<float>() + r * to.stride(0));
+    }
+  });
+  return to;
 }
 
 void lay_out_floats(const float* x, std::size_t stride, std::size_t count, std::size_t columns,

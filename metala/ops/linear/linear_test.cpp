@@ -12,6 +12,7 @@
 #include "metala/harness/compare.h"
 #include "metala/harness/gradient_check.h"
 #include "metala/harness/random_tensor.h"
+#include "metala/ops/linear/linear_bf16_cpu.h"
 #include "metala/ops/linear/linear_cpu.h"
 #include "metala/ops/linear/linear_reference.h"
 #include "metala/ops/linear/linear_vnni_cpu.h"
@@ -37,12 +38,28 @@ constexpr double bound = 3e-6;
 
 Tensor forward64(const Tensor& x, const Tensor& w, const Tensor& b, const Tensor& y, Write write) {
   const Tensor want = y.cast(DType::f64);
-  linear::forward(x.cast(DType::f64), w.cast(DType::f64), b.defined() ? b.cast(DType::f64) : b,
+  const Tensor seen = w.dtype() == DType::bf16 ? x.cast(DType::bf16) : x;  // linear.h
+  linear::forward(seen.cast(DType::f64), w.cast(DType::f64), b.defined() ? b.cast(DType::f64) : b,
                   want, write);
   return want;
 }
 
-TEST(Linear, FastFormsAgreeWithTheReferenceForEveryWeightType) {
+// With the instructions of this processor for pairs of bf16 (one suite) and without (the other).
+class LinearInFloats : public ::testing::TestWithParam<bool> {
+ protected:
+  void SetUp() override {
+    if (GetParam() && !before_) GTEST_SKIP() << "this processor has no AVX-512 BF16";
+    linear::cpu::pairs_of_bf16::set_available(GetParam());
+  }
+  void TearDown() override { linear::cpu::pairs_of_bf16::set_available(before_); }
+
+ private:
+  bool before_ = linear::cpu::pairs_of_bf16::available();
+};
+
+INSTANTIATE_TEST_SUITE_P(PairsOfBf16, LinearInFloats, ::testing::Bool());
+
+TEST_P(LinearInFloats, FastFormsAgreeWithTheReferenceForEveryWeightType) {
   for (const auto& c : cases) {
     for (const auto type : {DType::f32, DType::bf16, DType::f16}) {
       for (const auto write : {Write::overwrite, Write::accumulate}) {
@@ -60,6 +77,44 @@ TEST(Linear, FastFormsAgreeWithTheReferenceForEveryWeightType) {
         }
       }
     }
+  }
+}
+
+TEST_P(LinearInFloats, WhatIsNotFiniteInXReachesTheOutputsOfItsRow) {
+  for (const std::int64_t rows : {2, 9}) {
+    const Tensor w = random_normal({3, 70}, DType::f32, 2).cast(DType::bf16);
+    for (const double bad : {std::nan(""), HUGE_VAL, -HUGE_VAL}) {
+      const Tensor x = random_normal({rows, 70}, DType::f32, 1);
+      x.data<float>()[70 + 69] = static_cast<float>(bad);
+      const Tensor y = Tensor::zeros({rows, 3});
+      linear::forward(x, w, {}, y);
+      for (std::int64_t i = 0; i < y.count(); ++i) {
+        EXPECT_EQ(std::isfinite(y.data<float>()[i]), i / 3 != 1) << i;
+      }
+    }
+  }
+}
+
+// Half-way between two bf16, of both signs and all sizes, and what has no neighbours.
+TEST(Linear, RowsAreRoundedToTheNearestBf16) {
+  const Tensor x = strided(random_normal({9, 70}, DType::f32, 1));
+  for (std::int64_t r = 0; r < 9; ++r) {
+    float* row = x.data<float>() + r * x.stride(0);
+    for (std::int64_t i = 0; i < 20; ++i) {
+      const float halfway =
+          std::ldexp(1 + static_cast<float>(2 * i + 1) / 256, 30 * static_cast<int>(r) - 120);
+      row[i] = i % 2 == 0 ? halfway : -halfway;
+    }
+    row[20] = std::numeric_limits<float>::max();
+    row[21] = -HUGE_VALF;
+    row[22] = std::nanf("");
+    row[23] = 0.0f;
+    row[24] = std::numeric_limits<float>::denorm_min();
+  }
+  const Tensor want = x.cast(DType::bf16).cast(DType::f32), got = linear::cpu::rounded_to_bf16(x);
+  for (std::int64_t i = 0; i < want.count(); ++i) {
+    const float a = got.data<float>()[i], b = want.data<float>()[i];
+    EXPECT_TRUE(a == b || (std::isnan(a) && std::isnan(b))) << i << ": " << a << " and " << b;
   }
 }
 

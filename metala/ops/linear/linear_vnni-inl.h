@@ -1,20 +1,10 @@
 // What both forms with VNNI share: the instructions that functions are compiled for, and scales.
-//
-// Functions carry the instructions that they are compiled for, and lambdas would not.
 #pragma once
 
+#include "metala/ops/linear/linear_avx512-inl.h"
 #include "metala/ops/linear/linear_vnni_cpu.h"
 
 #if defined(__x86_64__)
-#if defined(__GNUC__) && !defined(__clang__)
-// GCC 12 warns of its own intrinsics, which begin with values left undefined (its bug 105593).
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#endif
-#include <immintrin.h>
-
-#include <cstring>
-
 #define METALA_VNNI \
   __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,fma,f16c")))
 #define METALA_VNNI_INLINE METALA_VNNI __attribute__((always_inline)) inline
@@ -23,11 +13,8 @@ namespace metala::linear::cpu::vnni {
 
 constexpr std::size_t group = quantized::group;
 constexpr std::size_t pair = quantized::multiple;
-constexpr std::size_t width = 16;  // lanes of 32 bits of a vector
-
-METALA_VNNI_INLINE __mmask16 first_lanes(std::size_t count) {
-  return count >= width ? __mmask16{0xffff} : static_cast<__mmask16>((1u << count) - 1);
-}
+using avx512::first_lanes;
+using avx512::width;
 
 // The scales of a row's groups from `first` on as floats, zero in lanes that are not live.
 METALA_VNNI_INLINE __m512 scales_of(const std::byte* row, std::size_t first, __mmask16 live) {

@@ -14,13 +14,15 @@
 namespace metala::linear::cpu::vnni {
 namespace {
 
+using avx512::block_panels;
+using avx512::interleave;
+using avx512::place_of;
+
 constexpr std::size_t block_depth = 256;  // columns: two panels of x fill 10 KiB, weights 8
-constexpr std::size_t block_panels = block_lanes / lane_rows;
 constexpr std::size_t words_of_group = words_of(group) * width;
 
-// Some rows of W unpacked, as [pair of groups][pair of rows][even_odd]: of the 16 lanes of four
-// columns of the two rows, a pair of lanes for each, first those of the lower halves of all
-// quarters, then of the upper ones. So are their scales, of 16 groups at a time.
+// Eight rows of W unpacked, as [pair of groups][pair of rows], with words of four columns
+// interleaved; so are their scales, of 16 groups at a time.
 constexpr std::size_t rows_of_tile = 8;
 constexpr std::size_t pairs_of_tile = rows_of_tile / 2;
 constexpr std::size_t groups_of_block = block_depth / group;
@@ -29,16 +31,6 @@ struct Tile {
   alignas(64) std::uint8_t weights[groups_of_block / 2][pairs_of_tile][2 * pair];
   alignas(64) float scales[pairs_of_tile][2 * width];
 };
-
-// Where of 16 pairs of lanes the one of column or group i comes to lie.
-constexpr std::size_t place_of(std::size_t i) {
-  return i % 4 / 2 * 8 + i / 4 * 2 + i % 2;
-}
-
-METALA_VNNI_INLINE void interleave(__m512i a, __m512i b, void* to) {
-  _mm512_store_si512(to, _mm512_unpacklo_epi32(a, b));
-  _mm512_store_si512(static_cast<std::byte*>(to) + 64, _mm512_unpackhi_epi32(a, b));
-}
 
 template <DType type>
 METALA_VNNI_INLINE __m512i unpack_pair(const std::byte* integers) {
@@ -153,25 +145,6 @@ METALA_VNNI_INLINE void add_tiles(const Tile* w, const Panels& x, std::size_t pa
   }
 }
 
-// to[n][2 i], to[n][2 i + 1] = from[i][lanes 2 n, 2 n + 1] for the four pairs of rows i of a tile.
-METALA_VNNI_INLINE void put_tile(const float (*from)[block_panels][width], std::size_t panel,
-                                 float* to) {
-  __m512d pairs[pairs_of_tile];
-  for (std::size_t i = 0; i < pairs_of_tile; ++i) pairs[i] = _mm512_load_pd(from[i][panel]);
-  // Even rows of x in the first of two, odd ones in the second.
-  const __m512d first[2] = {_mm512_unpacklo_pd(pairs[0], pairs[1]),
-                            _mm512_unpackhi_pd(pairs[0], pairs[1])};
-  const __m512d second[2] = {_mm512_unpacklo_pd(pairs[2], pairs[3]),
-                             _mm512_unpackhi_pd(pairs[2], pairs[3])};
-  for (std::size_t n = 0; n < lane_rows; ++n) {
-    alignas(64) double a[width / 2], b[width / 2];
-    _mm512_store_pd(a, first[n % 2]);
-    _mm512_store_pd(b, second[n % 2]);
-    std::memcpy(to + n * block_rows, a + n / 2 * 2, 16);
-    std::memcpy(to + n * block_rows + 4, b + n / 2 * 2, 16);
-  }
-}
-
 template <DType type>
 METALA_VNNI void sums_of_blocks(const WeightRows& w, const WeightRows& next, const Panels& x,
                                 float* to) {
@@ -214,32 +187,9 @@ METALA_VNNI void sums_of_blocks(const WeightRows& w, const WeightRows& next, con
   }
   for (std::size_t t = 0; t < count; ++t) {
     for (std::size_t p = 0; p < x.count; ++p) {
-      put_tile(sums + t * pairs_of_tile, p, to + p * lane_rows * block_rows + t * rows_of_tile);
+      avx512::put_sums(sums + t * pairs_of_tile, p,
+                       to + p * lane_rows * block_rows + t * rows_of_tile);
     }
-  }
-}
-
-// A group of eight rows of x as columns of four bytes, each row in two lanes: to[c][2 n, 2 n + 1]
-// is word c of row n.
-METALA_VNNI_INLINE void transpose_words(const __m256i* rows, __m512i* to) {
-  __m256i quads[2][4];  // of rows 0 to 3 and 4 to 7: word c and, in the upper half, word c + 4
-  for (std::size_t h = 0; h < 2; ++h) {
-    const __m256i* r = rows + 4 * h;
-    const __m256i low01 = _mm256_unpacklo_epi32(r[0], r[1]);
-    const __m256i low23 = _mm256_unpacklo_epi32(r[2], r[3]);
-    const __m256i high01 = _mm256_unpackhi_epi32(r[0], r[1]);
-    const __m256i high23 = _mm256_unpackhi_epi32(r[2], r[3]);
-    quads[h][0] = _mm256_unpacklo_epi64(low01, low23);
-    quads[h][1] = _mm256_unpackhi_epi64(low01, low23);
-    quads[h][2] = _mm256_unpacklo_epi64(high01, high23);
-    quads[h][3] = _mm256_unpackhi_epi64(high01, high23);
-  }
-  const __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 16, 16, 17, 17, 18, 18, 19, 19);
-  const __m512i upper = _mm512_add_epi32(twice, _mm512_set1_epi32(4));
-  for (std::size_t c = 0; c < 4; ++c) {
-    const __m512i a = _mm512_castsi256_si512(quads[0][c]), b = _mm512_castsi256_si512(quads[1][c]);
-    to[c] = _mm512_permutex2var_epi32(a, twice, b);
-    to[c + 4] = _mm512_permutex2var_epi32(a, upper, b);
   }
 }
 
@@ -257,7 +207,7 @@ METALA_VNNI void lay_out_groups(const RoundedRows& x, std::size_t row, std::size
       rows[n] = n < count ? _mm256_loadu_si256(from) : _mm256_setzero_si256();
     }
     __m512i columns[group / 4], sum = _mm512_setzero_si512();
-    transpose_words(rows, columns);
+    avx512::transpose_words(rows, columns);
     for (std::size_t c = 0; c < group / 4; ++c) {
       _mm512_store_si512(to + c * width, columns[c]);
       sum = _mm512_dpbusd_epi32(sum, ones, columns[c]);
