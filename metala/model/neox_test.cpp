@@ -362,6 +362,7 @@ TEST(Neox, ModelsThatGptNeoxDoesNotHaveAreNotWritten) {
   refused([](Config& c) { c.key = KeyType::projected; });
   refused([](Config& c) { c.decay = DecayType::fixed; });
   refused([](Config& c) { c.decay_temperature = 8; });
+  refused([](Config& c) { c.attention_scale = 1; });
   refused([](Config& c) { c.self_augmentation = false; });
   refused([](Config& c) { c.channel_mixer = ChannelMixer::mlp; });
   refused([](Config& c) { c.bidirectional = true; });

@@ -1,5 +1,6 @@
 #include "metala/model/neox_writer.h"
 
+#include <cmath>
 #include <cstdint>
 #include <filesystem>
 
@@ -29,6 +30,8 @@ void check_plain(const Config& c) {
   wanted(c.short_conv_width > 0, "models without a convolution");
   wanted(c.key == plain.key && c.decay == plain.decay, "other keys or decays");
   wanted(c.decay_temperature == plain.decay_temperature, "other decay_temperature");
+  wanted(c.attention_scale == 1 / std::sqrt(static_cast<double>(c.key_width())),
+         "other attention_scale");
   wanted(c.self_augmentation, "models without self-augmentation");
   wanted(c.channel_mixer == plain.channel_mixer, "other channel mixers");
   wanted(!c.bidirectional, "bidirectional models");
