@@ -28,6 +28,19 @@ TEST(Convert, EveryFormatLeadsToEveryOtherWithTheSamePredictions) {
   }
 }
 
+TEST(Convert, SpecialTokensComeThroughGptNeoxWithTheTokenizer) {
+  const Folder folder;
+  const std::string shipped = METALA_SOURCE_DIR "/models/debian-en ";
+  ASSERT_EQ(metala("convert --no-check --to neox " + shipped + (folder / "there")).status, 0);
+  ASSERT_EQ(metala("convert --no-check " + (folder / "there ") + (folder / "back")).status, 0);
+  EXPECT_EQ(slurp(folder / "back/config.json"),
+            slurp(METALA_SOURCE_DIR "/models/debian-en/config.json"));
+  std::filesystem::remove(folder / "there/tokenizer.model");
+  const Outcome o = metala("convert --no-check " + (folder / "there ") + (folder / "bare"));
+  EXPECT_NE(o.err.find("bos_token_id 1 and eos_token_id 2 are assumed"), std::string::npos)
+      << o.err;
+}
+
 TEST(Convert, ADestinationMayEndInASlash) {
   const Folder folder;
   const Outcome o = metala("convert " + foreign + "safetensors " + (folder / "out/"));

@@ -76,6 +76,33 @@ TEST(Data, IdsAndLabelsArePreparedShownSplitAndLearned) {
                       1, "no text"));
 }
 
+TEST(Data, ATokenizerWithoutAnEndTokenMakesAModelWithoutOne) {
+  const Folder folder;
+  const std::string digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  std::string ranks;  // each byte, in base64
+  for (std::size_t byte = 0; byte < 256; ++byte) {
+    ranks += {digits[byte >> 2], digits[(byte & 3) << 4], '=', '=', ' '};
+    ranks += std::to_string(byte) + "\n";
+  }
+  spill(folder / "bytes.tiktoken", ranks);
+  spill(folder / "a.jsonl", corpus(40));
+  const std::string all = folder / "all", run = folder / "run";
+  ASSERT_EQ(metala("data prepare --no-end --tokenizer " + (folder / "bytes.tiktoken") + " -o " +
+                   all + " " + (folder / "a.jsonl"))
+                .status,
+            0);
+  const std::string train = "train " + all +
+                            " --width 32 --layers 1 --heads 2 --glu-width 32 --sequence-length 8"
+                            " --steps 2 --sample-every 1 --output " +
+                            run;
+  ASSERT_EQ(metala(train).status, 0);
+  const Outcome o = metala("generate " + run + " hello -n 30");
+  EXPECT_EQ(o.status, 0) << o.err;
+  EXPECT_EQ(metala(train + " --resume").status, 0);
+  const auto config = nlohmann::json::parse(slurp(run + "/step-00000002/config.json"));
+  EXPECT_EQ(config["eos_token_id"].dump(), "[]");
+}
+
 TEST(Data, StandardInputIsReadAndFoldersAreWalked) {
   const Folder folder;
   spill(folder / "a.jsonl", corpus(5));

@@ -106,7 +106,16 @@ LoadedModel open_source(const Options& options) {
   if (fs::exists(fs::path(source) / "config.json") || !is_neox_folder(source)) {
     return load_model(source, {.need_tokenizer = false});
   }
-  return assemble_model(source, load_neox(source, options.neox), {.need_tokenizer = false});
+  Checkpoint checkpoint = load_neox(source, options.neox);
+  if (const auto tokenizer = find_tokenizer(source)) {
+    take_special_ids(checkpoint.config, *tokenizer);
+  } else {
+    checkpoint.notes.push_back(fmt::format(
+        "{}: no tokenizer beside it says which tokens begin and end a text; bos_token_id {} and "
+        "eos_token_id {} are assumed",
+        source, checkpoint.config.bos_token_id, checkpoint.config.eos_token_ids.front()));
+  }
+  return assemble_model(source, std::move(checkpoint), {.need_tokenizer = false});
 }
 
 void write(const Options& options, const std::string& folder, const Config& config,

@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include <filesystem>
+#include <algorithm>
 
 #include "metala/device/open_device.h"
 #include "metala/train/run_folder.h"
@@ -32,6 +32,14 @@ Parameters parameters_on(Device device, const Checkpoint& checkpoint) {
 
 std::string LoadedModel::fingerprint() const {
   return metala::fingerprint(checkpoint.config, checkpoint.tensors);
+}
+
+void take_special_ids(Config& config, const Tokenizer& tokenizer) {
+  const std::int32_t end = tokenizer.eos();
+  config.bos_token_id = tokenizer.bos() >= 0 ? tokenizer.bos() : end;
+  config.pad_token_id = std::max(tokenizer.pad(), 0);
+  config.eos_token_ids.clear();
+  if (end >= 0) config.eos_token_ids.push_back(end);
 }
 
 LoadedModel load_model(const std::string& named, const LoadOptions& options) {

@@ -32,4 +32,8 @@ LoadedModel load_model(const std::string& named, const LoadOptions&);
 // The same from a checkpoint of `folder` that is loaded already.
 LoadedModel assemble_model(const std::string& folder, Checkpoint, const LoadOptions&);
 
+// What a new model's configuration says of its tokenizer's special tokens. Where that has no end
+// token the model has none; where it has no beginning, its end begins a text.
+void take_special_ids(Config&, const Tokenizer&);
+
 }  // namespace metala::cli

@@ -12,6 +12,7 @@
 #include "metala/base/threads.h"
 #include "metala/cli/commands.h"
 #include "metala/cli/interrupt.h"
+#include "metala/cli/loaded_model.h"
 #include "metala/cli/resumed_run.h"
 #include "metala/cli/train_config.h"
 #include "metala/cli/train_options.h"
@@ -147,11 +148,7 @@ class Run {
     }
     o_.steps = c.train_iters;
     o_.config = model_config(c, data.vocabulary);
-    if (tokenizer_ != nullptr) {
-      o_.config.bos_token_id = tokenizer_->bos() >= 0 ? tokenizer_->bos() : data.end_id;
-      o_.config.pad_token_id = std::max(tokenizer_->pad(), 0);
-      o_.config.eos_token_ids = {std::max(tokenizer_->eos(), 0)};
-    }
+    if (tokenizer_ != nullptr) take_special_ids(o_.config, *tokenizer_);
   }
 
   Parameters make_model(const std::optional<RunState>& resumed) {

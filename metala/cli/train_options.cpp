@@ -6,6 +6,7 @@
 #include <iterator>
 
 #include "metala/cli/checks.h"
+#include "metala/cli/loaded_model.h"
 #include "metala/data/token_dataset.h"
 
 namespace metala::cli {
@@ -194,9 +195,7 @@ void apply_text_defaults(TrainCommand& o, const Tokenizer& tokenizer) {
   c.heads = given(o.heads, preset->heads);
   c.glu_width = given(o.glu_width, preset->glu_width);
   c.vocab_size = tokenizer.size();
-  c.bos_token_id = tokenizer.bos() >= 0 ? tokenizer.bos() : tokenizer.eos();
-  c.pad_token_id = std::max(tokenizer.pad(), 0);
-  c.eos_token_ids = {tokenizer.eos()};
+  take_special_ids(c, tokenizer);
   c.tie_word_embeddings = !o.untied;
   c.query_width = c.width / 2;
   if (o.initialization.empty()) o.initialization = "small";

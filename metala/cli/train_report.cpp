@@ -106,17 +106,21 @@ void TrainReport::log(const StepReport& r) {
 
 void TrainReport::sample(const LanguageModel& model) {
   if (tokenizer_ == nullptr) return;
-  Arena arena(model.device());
-  State state(model.config(), 1, DType::f32, model.device());
+  const Config& config = model.config();
   auto prompt = tokenizer_->encode(o_.sample_prompt);
-  if (prompt.empty()) prompt = {model.config().eos_token_ids.front()};
+  if (prompt.empty()) {  // as a document begins: behind the end of another
+    prompt = {config.eos_token_ids.empty() ? config.bos_token_id : config.eos_token_ids.front()};
+    if (prompt.front() < 0) return;
+  }
+  Arena arena(model.device());
+  State state(config, 1, DType::f32, model.device());
   const std::vector<std::int64_t> whole = {0, static_cast<std::int64_t>(prompt.size())};
   model.advance(arena, {prompt, whole}, state);
   GenerationOptions generation;
   generation.max_tokens = 60;
   generation.sampling.temperature = 0.8;
   generation.sampling.top_p = 0.95;
-  generation.end_ids = model.config().eos_token_ids;
+  generation.end_ids = config.eos_token_ids;
   Generator generator(model, state, {prompt}, generation);
   TextStream stream(*tokenizer_, {});
   std::string text = o_.sample_prompt;
