@@ -99,7 +99,9 @@ void run(Options& o) {
   require(report.finished, "{}: stopped after {} documents; go on with --resume", p.prefix,
           report.documents);
   say_report(report, p.prefix, seconds, bytes_before);
-  if (o.json) fmt::print("{}\n", as_json(report, p.prefix, seconds).dump(2));
+  if (o.json)
+    fmt::print("{}\n", as_json(report, p.prefix, seconds)
+                           .dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
 }
 
 }  // namespace

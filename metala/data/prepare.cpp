@@ -128,10 +128,24 @@ class Preparation {
   void begin() {
     tokenizer_ = choose_tokenizer(o_.tokenizer, o_.inputs, o_.documents);
     std::error_code failure;
-    const std::string folder = tokenizer_folder(o_.prefix);
+    const std::string folder = unfinished_tokenizer();
+    fs::remove_all(folder, failure);
     fs::create_directories(folder, failure);
     require(!failure, "{}: cannot create: {}", folder, failure.message());
     tokenizer_->save(folder);
+  }
+
+  // Where the tokenizer waits for the end of the job: a dataset that is overwritten keeps its own
+  // until then.
+  std::string unfinished_tokenizer() const { return tokenizer_folder(o_.prefix) + ".partial"; }
+
+  void publish_tokenizer() const {
+    const std::string from = unfinished_tokenizer(), to = tokenizer_folder(o_.prefix);
+    if (!fs::exists(from)) return;  // this job was stopped after it, and resumed
+    std::error_code failure;
+    fs::remove_all(to, failure);
+    fs::rename(from, to, failure);
+    require(!failure, "{}: cannot rename: {}", from, failure.message());
   }
 
   void go_on() {
@@ -154,7 +168,8 @@ class Preparation {
     } catch (const nlohmann::json::exception& e) {
       fail("{}: is damaged: {}; pass --overwrite to begin again", path, e.what());
     }
-    tokenizer_ = open_tokenizer(tokenizer_folder(o_.prefix));
+    const std::string waiting = unfinished_tokenizer();
+    tokenizer_ = open_tokenizer(fs::exists(waiting) ? waiting : tokenizer_folder(o_.prefix));
   }
 
   void read_and_write() {
@@ -281,11 +296,13 @@ class Preparation {
   void finish() {
     require(report_.documents > 0, "{}: the inputs hold no document{}", o_.prefix,
             report_.examples.empty() ? "" : " that is well formed; " + report_.examples.front());
+    std::error_code ignored;
+    fs::remove(o_.prefix + ".idx", ignored);  // what is replaced is whole no longer
+    publish_tokenizer();
     write_dataset_info(o_.prefix, {report_.documents, report_.tokens, report_.text_bytes,
                                    tokenizer_->size(), o_.append_end ? tokenizer_->eos() : -1,
                                    tokenizer_->description(), labels_.has_value()});
     writer_->finish(labels_ ? &*labels_ : nullptr);
-    std::error_code ignored;
     fs::remove(note_path(o_.prefix), ignored);
   }
 

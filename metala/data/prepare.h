@@ -5,8 +5,9 @@
 // i+1, the last at its end token, -100 at its first. All documents have labels, or none.
 //
 // Documents are tokenised on all threads and written in the order of the inputs, so the files do
-// not depend on the number of threads. Empty documents are left out, as GPT-NeoX does. Progress is
-// noted in PREFIX.prepare.json; a job that was killed goes on from there and ends with the same
+// not depend on the number of threads. Empty documents are left out, as GPT-NeoX does. All is made
+// beside what it replaces (PREFIX.tokenizer.partial/, token_writer.h). Progress is noted in
+// PREFIX.prepare.json; a job that was killed goes on from there and ends with the same
 // bytes as one that was not.
 #pragma once
 

@@ -66,6 +66,39 @@ TEST(Prepare, DocumentsAreTokenisedInOrderWithAnEndAfterEach) {
   EXPECT_EQ(open_tokenizer(tokenizer_folder(folder / "out"))->size(), 259);
 }
 
+// Bytes spelled as tokenizer.json does, which goes before what the byte tokenizer writes.
+std::string tokenizer_of_one_letter() {
+  return R"({"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0, "</s>": 1}, "merges": []},
+             "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false},
+             "decoder": {"type": "ByteLevel"}})";
+}
+
+TEST(Prepare, AnOverwrittenDatasetHasItsOwnTokenizerBeforeAndAfter) {
+  const TemporaryFolder folder;
+  folder.spill("in.jsonl", "{\"text\": \"a\"}\n");
+  std::filesystem::create_directories(folder / "one");
+  folder.spill("one/tokenizer.json", tokenizer_of_one_letter());
+  PrepareOptions o = options(folder, "out");
+  o.append_end = false;
+  o.tokenizer.name = folder / "one";
+  ASSERT_TRUE(prepare(o).finished);
+  const auto size = [&] { return open_tokenizer(tokenizer_folder(o.prefix))->size(); };
+  EXPECT_EQ(size(), 2);
+
+  PrepareOptions other = options(folder, "out");
+  other.overwrite = true;
+  folder.spill("in.jsonl", "{\"text\": \"a\"}\nno JSON\n");
+  EXPECT_NE(refusal(other), "accepted");
+  EXPECT_EQ(size(), 2);
+  EXPECT_EQ(TokenDataset::open(o.prefix).read(0), (std::vector<std::int32_t>{0}));
+
+  folder.spill("in.jsonl", "{\"text\": \"a\"}\n");
+  ASSERT_TRUE(prepare(other).finished);
+  EXPECT_EQ(size(), 259);
+  EXPECT_EQ(TokenDataset::open(o.prefix).read(0), (std::vector<std::int32_t>{3 + 'a', 2}));
+  EXPECT_FALSE(std::filesystem::exists(tokenizer_folder(o.prefix) + ".partial"));
+}
+
 TEST(Prepare, TheFilesDoNotDependOnTheThreads) {
   const TemporaryFolder folder;
   folder.spill("in.jsonl", corpus(40000));
