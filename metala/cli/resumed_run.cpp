@@ -166,13 +166,10 @@ void restore_scaler(Trainer& trainer, const std::string& saved) {
 // For the spike guard.
 void remember_steps(Trainer& trainer, const TrainCommand& o) {
   if (o.trainer.skip_spikes_above <= 0) return;
-  const std::string metrics = o.output + "/metrics.jsonl";
-  const auto losses = read_metric(metrics, "train/lm_loss");
-  const auto norms = read_metric(metrics, "train/gradient_norm");
-  for (std::size_t i = 0; i < std::min(losses.size(), norms.size()); ++i) {
-    if (losses[i].first <= static_cast<double>(trainer.step())) {
-      trainer.remember(losses[i].second, norms[i].second);
-    }
+  // Steps that overflowed lack one or both, and did not count.
+  for (const auto& [loss, norm] : read_metrics_together(
+           o.output + "/metrics.jsonl", "train/lm_loss", "train/gradient_norm", trainer.step())) {
+    trainer.remember(loss, norm);
   }
 }
 

@@ -64,6 +64,21 @@ void Metrics::record(std::int64_t step, const MetricValues& values) {
   require(lines_.good(), "{}: write failed; is the disk full?", path_);
 }
 
+std::vector<std::pair<double, double>> read_metrics_together(const std::string& path,
+                                                             const std::string& one,
+                                                             const std::string& other,
+                                                             std::int64_t step) {
+  std::vector<std::pair<double, double>> values;
+  for_each_record(path, [&](const std::string&, const nlohmann::json& record) {
+    const auto has = [&](const std::string& name) {
+      return record.contains(name) && record[name].is_number();
+    };
+    if (!has(one) || !has(other) || record["step"].get<std::int64_t>() > step) return;
+    values.emplace_back(record[one].get<double>(), record[other].get<double>());
+  });
+  return values;
+}
+
 std::vector<std::pair<double, double>> read_metric(const std::string& path,
                                                    const std::string& name) {
   std::vector<std::pair<double, double>> points;

@@ -32,6 +32,12 @@ class Metrics {
   std::optional<TensorBoardWriter> events_;
 };
 
+// The values of two metrics, of each record until `step` that has both.
+std::vector<std::pair<double, double>> read_metrics_together(const std::string& path,
+                                                             const std::string& one,
+                                                             const std::string& other,
+                                                             std::int64_t step);
+
 // The points (step, value) of one metric in a metrics.jsonl.
 std::vector<std::pair<double, double>> read_metric(const std::string& path,
                                                    const std::string& name);

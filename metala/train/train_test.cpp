@@ -255,6 +255,19 @@ TEST(Metrics, AResumedRunDropsTheRecordsAfterItsCheckpoint) {
   EXPECT_TRUE(read_metric(folder / "metrics.jsonl", "bad").empty());
 }
 
+TEST(Metrics, OfStepsThatLackOneOfTwoMetricsNeitherIsRead) {
+  const TemporaryFolder folder;
+  folder.spill("metrics.jsonl",
+               "{\"step\": 1, \"loss\": 5, \"norm\": 1}\n"
+               "{\"step\": 2, \"loss\": 6, \"norm\": null}\n"
+               "{\"step\": 2, \"seconds\": 3}\n"
+               "{\"step\": 3, \"loss\": 7, \"norm\": 2}\n"
+               "{\"step\": 4, \"loss\": 8, \"norm\": 3}\n");
+  using Pairs = std::vector<std::pair<double, double>>;
+  EXPECT_EQ(read_metrics_together(folder / "metrics.jsonl", "loss", "norm", 3),
+            (Pairs{{5, 1}, {7, 2}}));
+}
+
 TEST(Plot, TicksAreRoundAndAnyCurvesMakeValidSvg) {
   EXPECT_EQ(round_ticks(0, 10, 5), (std::vector<double>{0, 2, 4, 6, 8, 10}));
   EXPECT_EQ(round_ticks(1.3, 4.2, 3), (std::vector<double>{2, 3, 4}));
