@@ -41,6 +41,18 @@ TEST(Convert, SpecialTokensComeThroughGptNeoxWithTheTokenizer) {
       << o.err;
 }
 
+TEST(Convert, WhatSaysHowAModelIsUsedGoesAlong) {
+  const Folder folder;
+  std::filesystem::copy(foreign + "safetensors", folder / "in");
+  std::filesystem::create_directory(folder / "in/additional_chat_templates");
+  const std::string files[] = {"generation_config.json", "chat_template.jinja",
+                               "additional_chat_templates/tool_use.jinja"};
+  for (const auto& file : files) spill(folder / ("in/" + file), "{}");
+  const Outcome o = metala("convert " + (folder / "in ") + (folder / "out"));
+  EXPECT_EQ(o.status, 0) << o.err;
+  for (const auto& file : files) EXPECT_EQ(slurp(folder / ("out/" + file)), "{}") << file;
+}
+
 TEST(Convert, ADestinationMayEndInASlash) {
   const Folder folder;
   const Outcome o = metala("convert " + foreign + "safetensors " + (folder / "out/"));

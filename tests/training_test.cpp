@@ -375,6 +375,21 @@ TEST(Training, ATextTooShortToValidateOnReportsNoValidation) {
   EXPECT_EQ(slurp(run + "/metrics.jsonl").find("validation"), std::string::npos);
 }
 
+TEST(Training, ARunFromAModelKeepsItsTemplateAndHowItIsDrawnFrom) {
+  const Folder folder;
+  const std::string first = folder / "first", tuned = folder / "tuned";
+  ASSERT_EQ(metala(train(first, "--steps 1")).status, 0);
+  const std::string model = first + "/step-00000001";
+  spill(model + "/chat_template.jinja", "a template");
+  spill(model + "/generation_config.json", R"({"top_k": 5})");
+  const std::string line = "train " + text + " --sequence-length 32 --sequences 4 --keep 1" +
+                           " --steps 2 --save-every 1 --init-from " + first + " -o " + tuned;
+  ASSERT_EQ(metala(line).status, 0);
+  std::filesystem::remove_all(first);
+  EXPECT_EQ(slurp(tuned + "/step-00000002/chat_template.jinja"), "a template");
+  EXPECT_EQ(slurp(tuned + "/step-00000002/generation_config.json"), R"({"top_k": 5})");
+}
+
 TEST(Training, TheSecondBetaIsTheOneAskedFor) {
   const Folder folder;
   const auto betas = [&](const std::string& more) {

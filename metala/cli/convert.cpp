@@ -10,6 +10,7 @@
 #include "metala/base/random.h"
 #include "metala/cli/checks.h"
 #include "metala/cli/commands.h"
+#include "metala/cli/companions.h"
 #include "metala/cli/loaded_model.h"
 #include "metala/cli/neox_options.h"
 #include "metala/cli/text_windows.h"
@@ -44,12 +45,11 @@ struct Options {
   NeoxOptions neox;
 };
 
-// What belongs to a model besides configuration and weights.
-bool companion(const fs::path& file) {
-  static const std::vector<std::string> names = {"tokenizer.model",       "tokenizer.json",
-                                                 "tokenizer_config.json", "special_tokens_map.json",
-                                                 "added_tokens.json",     "generation_config.json",
-                                                 "chat_template.jinja",   "chat_template.json"};
+// A tokenizer's files, and the folder of templates beside the main one.
+bool goes_along(const fs::path& file) {
+  static const std::vector<std::string> names = {
+      "tokenizer.model",         "tokenizer.json",    "tokenizer_config.json",
+      "special_tokens_map.json", "added_tokens.json", "additional_chat_templates"};
   const std::string name = file.filename().string();
   return std::find(names.begin(), names.end(), name) != names.end() ||
          name.ends_with(".tiktoken") || name.ends_with(".tiktoken.json");
@@ -155,8 +155,10 @@ void run(const Options& options) {
   fs::create_directories(partial);
   write(options, partial.string(), source.checkpoint.config, tensors_of(options, source));
   for (const auto& entry : fs::directory_iterator(source.folder)) {
-    if (companion(entry.path())) fs::copy_file(entry.path(), partial / entry.path().filename());
+    if (!goes_along(entry.path())) continue;
+    fs::copy(entry.path(), partial / entry.path().filename(), fs::copy_options::recursive);
   }
+  write_companions(read_companions(source.folder), partial.string());
   if (!options.no_check) {
     const LoadedModel converted = reopen(options, partial.string());
     const Sequences on = check_sequences(options, source);
@@ -170,8 +172,8 @@ void run(const Options& options) {
   }
   fs::rename(partial, destination);
   double bytes = 0;
-  for (const auto& entry : fs::directory_iterator(destination)) {
-    bytes += static_cast<double>(entry.file_size());
+  for (const auto& entry : fs::recursive_directory_iterator(destination)) {
+    if (entry.is_regular_file()) bytes += static_cast<double>(entry.file_size());
   }
   fmt::print("{}: {:.1f} MB\n", options.destination, bytes / 1e6);
 }

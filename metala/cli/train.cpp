@@ -11,6 +11,7 @@
 
 #include "metala/base/threads.h"
 #include "metala/cli/commands.h"
+#include "metala/cli/companions.h"
 #include "metala/cli/interrupt.h"
 #include "metala/cli/loaded_model.h"
 #include "metala/cli/resumed_run.h"
@@ -93,7 +94,11 @@ class Run {
     std::optional<RunState> resumed;
     if (from && speaks()) verify_checkpoint_of_run(*from);
     if (from) resumed = load_checkpoint_of_run(*from);
-    make_task(from ? from->folder : o_.init_from);
+    if (!from && !o_.init_from.empty()) o_.init_from = resolve_model_folder(o_.init_from);
+    const std::string& begins_from = from ? from->folder : o_.init_from;
+    // Now, as the folder may be gone when a checkpoint is due.
+    if (!begins_from.empty()) companions_ = read_companions(begins_from);
+    make_task(begins_from);
     Parameters parameters = make_model(resumed);
     settle_trainer_options();
     if (resumed) settled().check_same(resumed->trainer_json);
@@ -268,6 +273,7 @@ class Run {
     };
     const auto tokenizer = [this](const std::string& folder) {
       if (tokenizer_ != nullptr) tokenizer_->save(folder);
+      write_companions(companions_, folder);
     };
     saving_ = std::make_unique<CheckpointSave>(ranks_, o_.output, step, state, tokenizer, o_.keep);
   }
@@ -294,6 +300,7 @@ class Run {
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<TrainingTask> task_, test_task_;
   std::int64_t training_tokens_ = 0;
+  Companions companions_;                   // of the folder that the run begins from
   std::optional<TrainReport> report_;       // of rank 0
   std::unique_ptr<CheckpointSave> saving_;  // last: it uses what stands above
 };

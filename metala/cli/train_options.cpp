@@ -79,7 +79,7 @@ void add_model_options(CLI::App& command, TrainCommand& o) {
   command.add_flag("--untied", o.untied, "A head of its own instead of the embedding");
   command.add_option("--initialization", o.initialization, "small, normal or scaled")
       ->check(CLI::IsMember({"small", "normal", "scaled"}));
-  command.add_option("--init-from", o.init_from, "Start from the weights of this model folder");
+  command.add_option("--init-from", o.init_from, "Start from the weights of this model or run");
 }
 
 void add_optimizer_options(CLI::App& command, TrainCommand& o) {
