@@ -44,6 +44,11 @@ TEST(Tokenize, LinesAreTextsOfTheirOwn) {
             "72 105\n\n72 111\n");
   EXPECT_EQ(metala("tokenize --lines --json " + vocabulary + " --file " + folder / "lines").out,
             "[72,105]\n[]\n[72,111]\n");
+  spill(folder / "greeting", "hi\nhi");
+  EXPECT_EQ(metala("tokenize --lines --frame " + source + "/tests/tokenizers/llama3 --file " +
+                   folder / "greeting")
+                .out,
+            "700 71 72\n700 71 72\n");
 }
 
 TEST(Tokenize, IdsGiveTheTextBack) {

@@ -12,6 +12,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "metala/base/error.h"
@@ -108,6 +109,15 @@ void decode(const Options& options, const Tokenizer& tokenizer) {
   std::puts("");
 }
 
+// Between what the tokenizer puts around a text, where that is asked for.
+Ids framed(const Options& options, const Tokenizer& tokenizer, Ids ids) {
+  if (!options.frame) return ids;
+  const auto frame = tokenizer.frame();
+  ids.insert(ids.begin(), frame.before.begin(), frame.before.end());
+  ids.insert(ids.end(), frame.after.begin(), frame.after.end());
+  return ids;
+}
+
 struct Encoded {
   std::string text;
   Ids ids;
@@ -122,11 +132,7 @@ Encoded encoded(const Options& options, const Tokenizer& tokenizer) {
   e.ids = tokenizer.encode(e.text, {.special = !options.as_text});
   e.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   e.back = written_out(tokenizer, e.ids);
-  if (options.frame) {
-    const auto frame = tokenizer.frame();
-    e.ids.insert(e.ids.begin(), frame.before.begin(), frame.before.end());
-    e.ids.insert(e.ids.end(), frame.after.begin(), frame.after.end());
-  }
+  e.ids = framed(options, tokenizer, std::move(e.ids));
   return e;
 }
 
@@ -182,7 +188,8 @@ void encode_lines(const Options& options, const Tokenizer& tokenizer) {
   for (std::size_t at = 0; at < all.size();) {
     const std::size_t end = std::min(all.find('\n', at), all.size());
     const auto line = std::string_view(all).substr(at, end - at);
-    const Ids ids = tokenizer.encode(line, {.special = !options.as_text});
+    const Ids ids =
+        framed(options, tokenizer, tokenizer.encode(line, {.special = !options.as_text}));
     at = end + 1;
     if (options.json) {
       fmt::print("{}\n", Json(ids).dump());
