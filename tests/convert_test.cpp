@@ -78,6 +78,18 @@ TEST(Convert, OptionsSayWhatAGptNeoxFolderLeavesOpen) {
   EXPECT_NE(o.err.find("silu is assumed"), std::string::npos) << o.err;
 }
 
+TEST(Convert, OptionsWithoutEffectAreMisuse) {
+  const Folder folder;
+  const std::string convert = "convert " + foreign + "safetensors " + (folder / "out ");
+  for (const char* option : {"--heads 2", "--untied", "--neox-config x.yml"}) {
+    EXPECT_TRUE(refuses(metala(convert + option), 2, "are for GPT-NeoX's folders")) << option;
+  }
+  EXPECT_TRUE(refuses(metala("inspect --tied " + foreign + "safetensors"), 2, "GPT-NeoX's"));
+  EXPECT_TRUE(refuses(metala(convert + "--tokens 5"), 2, "--tokens requires --text"));
+  EXPECT_TRUE(refuses(metala(convert + "--calibrate-tokens 5"), 2, "requires --calibrate"));
+  EXPECT_FALSE(std::filesystem::exists(folder / "out"));
+}
+
 TEST(Convert, AGptNeoxFolderThatIsUsedAsItIsPointsToIt) {
   EXPECT_TRUE(refuses(metala("generate " + foreign + "neox hi"), 1,
                       "is a checkpoint of GPT-NeoX; `metala convert "));

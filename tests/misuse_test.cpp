@@ -66,6 +66,16 @@ TEST(Program, NumbersThatDoNotFitAreRefusedAndNotCut) {
   EXPECT_TRUE(refuses(metala("train x -o y --steps 9223372036854775808"), 2, "below 2^63"));
 }
 
+TEST(Program, OptionsWithoutEffectAreMisuse) {
+  for (const char* command :
+       {"data prepare x -o y --vocab-size 500", "train x -o y --vocab-size 500"}) {
+    EXPECT_TRUE(refuses(metala(command), 2, "--vocab-size is for --tokenizer sentencepiece"));
+  }
+  EXPECT_TRUE(refuses(metala("train x -o y --master a:1"), 2, "--master needs --ranks"));
+  EXPECT_TRUE(refuses(metala("train x -o y --local-rank 1"), 2, "--local-rank needs --ranks"));
+  EXPECT_TRUE(refuses(metala("data show x --ids --tokenizer y"), 2, "excludes"));
+}
+
 TEST(Program, GreedyAndHowToDrawContradictEachOther) {
   for (const char* drawing : {"--temperature 1", "--top-k 3", "--top-p 0.9", "--min-p 0.1"}) {
     EXPECT_TRUE(

@@ -104,6 +104,7 @@ void print_divergence(const Divergence& d, bool of_text) {
 LoadedModel open_source(const Options& options) {
   const std::string& source = options.source;
   if (fs::exists(fs::path(source) / "config.json") || !is_neox_folder(source)) {
+    refuse_neox_options(options.neox, source);
     return load_model(source, {.need_tokenizer = false});
   }
   Checkpoint checkpoint = load_neox(source, options.neox);
@@ -205,12 +206,14 @@ void add_convert(CLI::App& app) {
                       "Compare both models' perplexity on these files (as train reads them)");
   command->add_option("--tokens", o.tokens, "Tokens of --text to compare on")
       ->capture_default_str()
+      ->needs("--text")
       ->check(positive());
   command->add_option("--calibrate", o.calibrate,
                       "q8, q4: texts like those the model will meet; weights are rounded so that "
                       "its answers to them change least (slower; other texts than --text)");
   command->add_option("--calibrate-tokens", o.calibrate_tokens, "Tokens of --calibrate to read")
       ->capture_default_str()
+      ->needs("--calibrate")
       ->check(positive());
   command->add_flag("--no-check", o.no_check, "Do not compare the models' predictions")
       ->excludes("--text");

@@ -140,10 +140,11 @@ void add_data_show(CLI::App& data) {
   command->add_option("--tokenizer", o->tokenizer,
                       "Where to take a tokenizer from; default: the one kept with the dataset");
   CLI::Option* ids = command->add_flag("--ids", o->ids, "Ids instead of text");
+  ids->excludes("--tokenizer");
   command
       ->add_flag("--labels", o->labels,
                  "Instead of the tokens, what is to be predicted of each; -100: nothing")
-      ->excludes(ids);
+      ->excludes(ids, command->get_option("--tokenizer"));
   command->callback([o] { show(*o); });
 }
 

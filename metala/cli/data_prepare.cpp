@@ -26,6 +26,7 @@ struct Options {
   PrepareOptions prepare;
   std::string format = "by-name", malformed = "fail";
   bool no_end = false, json = false;
+  bool vocabulary_given = false;
 };
 
 nlohmann::ordered_json as_json(const PrepareReport& r, const std::string& prefix, double seconds) {
@@ -67,6 +68,9 @@ void run(Options& o) {
   if (p.inputs.empty())
     throw UsageError("no text to prepare: name files or folders, or - for stdin");
   if (p.prefix.empty()) throw UsageError("give the tokens a name: --output PREFIX");
+  if (o.vocabulary_given && p.tokenizer.name != "sentencepiece") {
+    throw UsageError("--vocab-size is for --tokenizer sentencepiece, which learns one");
+  }
   p.append_end = !o.no_end;
   p.skip_malformed = o.malformed == "skip";
   if (o.format == "jsonl") p.documents.format = DocumentFormat::jsonl;
@@ -141,7 +145,10 @@ void add_data_prepare(CLI::App& data) {
   command->add_flag("--resume", p.resume, "Go on with a job that was stopped or killed");
   command->add_flag("--overwrite", p.overwrite, "Replace what is there");
   command->add_flag("--json", o->json, "The report to stdout");
-  command->callback([o] { run(*o); });
+  command->callback([o, command] {
+    o->vocabulary_given = command->get_option("--vocab-size")->count() > 0;
+    run(*o);
+  });
 }
 
 }  // namespace metala::cli

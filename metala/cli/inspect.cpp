@@ -126,11 +126,13 @@ Report inspect(const Options& options) {
   Report report;
   report.path = options.path;
   if (fs::is_regular_file(options.path)) {
+    refuse_neox_options(options.neox, options.path);
     inspect_file(options.path, report);
     return report;
   }
   const bool hugging_face = fs::exists(fs::path(options.path) / "config.json");
   const bool neox = !hugging_face && is_neox_folder(options.path);
+  if (!neox) refuse_neox_options(options.neox, options.path);
   if (!neox) report.path = resolve_model_folder(options.path);
   try {
     if (neox) {

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <string>
 
+#include "metala/base/error.h"
 #include "metala/cli/checks.h"
 #include "metala/model/neox.h"
 
@@ -20,6 +22,13 @@ inline void add_neox(CLI::App* command, NeoxOptions& neox) {
       ->add_flag_callback(
           "--untied", [&neox] { neox.tied = false; }, "It does not tie them")
       ->excludes(tied);
+}
+
+// Of a model that is not GPT-NeoX's they would change nothing.
+inline void refuse_neox_options(const NeoxOptions& neox, const std::string& model) {
+  if (neox.config.empty() && !neox.heads && !neox.tied) return;
+  throw UsageError(fmt::format(
+      "--neox-config, --heads, --tied and --untied are for GPT-NeoX's folders; {} is none", model));
 }
 
 }  // namespace metala::cli

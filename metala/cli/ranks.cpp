@@ -21,6 +21,8 @@ namespace {
 Launch launch_of(const RankOptions& options) {
   if (options.ranks == 0) {
     if (options.rank >= 0) throw UsageError("--rank needs --ranks");
+    if (options.local_rank >= 0) throw UsageError("--local-rank needs --ranks");
+    if (!options.master.empty()) throw UsageError("--master needs --ranks");
     return launch_from(environment_variable);
   }
   if (options.rank < 0 || options.rank >= options.ranks) {

@@ -327,6 +327,9 @@ void refuse_idle_flags(const CLI::App& train, const TrainCommand& o, bool prepar
   } else {
     refuse({"--reset-at-documents", "--validation-batches"}, "is for prepared data");
   }
+  if (o.data.tokenizer.name != "sentencepiece") {
+    refuse({"--vocab-size"}, "is for --tokenizer sentencepiece, which learns one");
+  }
   if (given("--validation")) {
     refuse({"--validation-share"}, "is not for --validation, which names the text itself");
   }
