@@ -60,6 +60,7 @@ void forward(Ids ids, const Tensor& table, double scale, Tensor y) {
   require(table.defined() && table.rank() == 2, "embedding: table must be a matrix [V, d]");
   check_tensor("embedding: table", table, table.shape(), table.dtype());
   const Shape shape = {static_cast<std::int64_t>(ids.size()), table.size(1)};
+  check_ids(ids, table.size(0));
   if constexpr (cuda_built) {
     if (table.device().is_cuda()) {
       check_tensor("embedding: y", y, shape, y.dtype());
@@ -67,7 +68,6 @@ void forward(Ids ids, const Tensor& table, double scale, Tensor y) {
     }
   }
   check_tensor("embedding: y", y, shape, accumulation_type(table.dtype()));
-  check_ids(ids, table.size(0));
   switch (table.dtype()) {
     case DType::f64:
       return look_up<double, double>(ids, table, scale, y);
@@ -91,6 +91,7 @@ void backward(Ids ids, const Tensor& dy, double scale, Tensor dtable, std::int32
           "embedding: dtable is {}; wanted f32 or f64", name_of(dtable.dtype()));
   check_tensor("embedding: dtable", dtable, dtable.shape(), dtable.dtype());
   const Shape shape = {static_cast<std::int64_t>(ids.size()), dtable.size(1)};
+  check_ids(ids, dtable.size(0));
   if constexpr (cuda_built) {
     if (dtable.device().is_cuda()) {
       check_tensor("embedding: dy", dy, shape, dy.dtype());
@@ -98,7 +99,6 @@ void backward(Ids ids, const Tensor& dy, double scale, Tensor dtable, std::int32
     }
   }
   check_tensor("embedding: dy", dy, shape, dtable.dtype());
-  check_ids(ids, dtable.size(0));
   if (dtable.dtype() == DType::f64) return scatter<double>(ids, dy, scale, dtable, frozen_id);
   return scatter<float>(ids, dy, scale, dtable, frozen_id);
 }
