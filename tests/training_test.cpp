@@ -242,6 +242,18 @@ TEST_F(Generation, ASavedStateContinuesWhereItStopped) {
   EXPECT_EQ(forks["sequences"].size(), 2u);
 }
 
+TEST_F(Generation, ASavedStateKnowsWhatTheRepetitionPenaltyLooksAt) {
+  const std::string state = *folder_ / "penalised.safetensors";
+  const std::string flags = " --repetition-penalty 3 --temperature 0 --ignore-end ";
+  const auto whole = ids(json("'Memory of'" + flags + "-n 24"));
+  auto parts = ids(json("'Memory of'" + flags + "-n 8 --save-state " + state));
+  for (int part = 0; part < 2; ++part) {
+    const auto next = ids(json(flags + "-n 8 --load-state " + state + " --save-state " + state));
+    parts.insert(parts.end(), next.begin(), next.end());
+  }
+  EXPECT_EQ(parts, whole);
+}
+
 TEST_F(Generation, StopStringsEndTheTextAndLogprobsComeWithEachToken) {
   const auto free = json("'The' --greedy -n 30 --ignore-end --logprobs 3");
   const std::string drawn = free["sequences"][0]["text"];

@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <random>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -23,9 +24,12 @@
 #include "metala/generate/generator.h"
 #include "metala/generate/text_stream.h"
 #include "metala/io/file.h"
+#include "metala/io/json.h"
 
 namespace metala::cli {
 namespace {
+
+constexpr const char* seen_entry = "seen";  // of the state file's metadata
 
 using Clock = std::chrono::steady_clock;
 using nlohmann::ordered_json;
@@ -113,21 +117,22 @@ class Generation {
 
     arena_ = Arena(loaded.model.device());
     start = Clock::now();
-    auto histories = read(loaded, prompts);
+    const auto histories = read(loaded, prompts);
     times_.prefill = seconds_since(start);
 
     start = Clock::now();
-    draw(loaded, std::move(histories));
+    draw(loaded, histories);
     times_.decode = seconds_since(start);
     report(loaded, prompts);
   }
 
  private:
-  // Prepares the state and reads the prompts into it; returns each sequence's ids.
+  // Prepares the state and reads the prompts into it; returns the ids that each sequence has seen.
   std::vector<std::vector<std::int32_t>> read(const LoadedModel& loaded,
                                               const std::vector<std::string>& prompts) {
     const Config& config = loaded.model.config();
     std::vector<std::vector<std::int32_t>> histories;
+    std::vector<std::vector<std::int32_t>> seen;  // before this, of each sequence
     const EncodeOptions encoding{.special = true, .continues = !options_.load_state.empty()};
     for (const auto& prompt : prompts) {
       histories.push_back(loaded.tokenizer->encode(prompt, encoding));
@@ -135,11 +140,13 @@ class Generation {
     if (!options_.load_state.empty()) {
       State::Metadata metadata;
       state_ = State::load(options_.load_state, config, loaded.fingerprint(), &metadata);
+      seen = seen_before(metadata, state_.batch());
       if (Conversation::saved_in(metadata)) state_ = state_.select({0});  // where it stands
       state_ = state_.to(loaded.model.device());
       if (histories.empty()) histories.resize(static_cast<std::size_t>(state_.batch()));
       if (state_.batch() == 1 && histories.size() > 1) {
         state_ = state_.select(std::vector<std::int64_t>(histories.size(), 0));  // a fork for each
+        seen.assign(histories.size(), seen.front());
       }
       require(static_cast<std::int64_t>(histories.size()) == state_.batch(),
               "generate: {} prompts for {}, which holds {} sequences", histories.size(),
@@ -162,7 +169,43 @@ class Generation {
     }
     times_.prompt_tokens = static_cast<std::int64_t>(ids.size());
     if (!ids.empty()) loaded.model.advance(arena_, {ids, offsets}, state_);
+    for (std::size_t i = 0; i < std::min(seen.size(), histories.size()); ++i) {
+      histories[i].insert(histories[i].end(), seen[i].begin(), seen[i].end());
+    }
     return histories;
+  }
+
+  // The ids that a saved state's sequences have seen, for the repetition penalty; none where it
+  // does not say.
+  std::vector<std::vector<std::int32_t>> seen_before(const State::Metadata& metadata,
+                                                     std::int64_t sequences) const {
+    std::vector<std::vector<std::int32_t>> seen(static_cast<std::size_t>(sequences));
+    const auto entry = metadata.find(seen_entry);
+    if (entry == metadata.end()) return seen;
+    const std::string what = fmt::format("{}: {}", options_.load_state, seen_entry);
+    const auto json = parse_json(entry->second, what);
+    require(json.is_array() && json.size() == seen.size(), "{}: wanted {} lists of ids", what,
+            seen.size());
+    for (std::size_t i = 0; i < seen.size(); ++i) {
+      require(json[i].is_array(), "{}: wanted lists of ids", what);
+      for (const auto& id : json[i]) {
+        require(id.is_number_unsigned() && id.get<std::uint64_t>() <= 0x7fffffff,
+                "{}: holds what is no id", what);
+        seen[i].push_back(id.get<std::int32_t>());
+      }
+    }
+    return seen;
+  }
+
+  // The other way round: each id once, so that it does not grow with what was read.
+  std::string seen_by_now(const std::vector<std::vector<std::int32_t>>& histories) const {
+    ordered_json all = ordered_json::array();
+    for (std::size_t i = 0; i < histories.size(); ++i) {
+      std::set<std::int32_t> ids(histories[i].begin(), histories[i].end());
+      ids.insert(drawn_[i].begin(), drawn_[i].end());
+      all.push_back(ids);
+    }
+    return all.dump();
   }
 
   // The defaults, over them what the model's folder says, over that what was asked for.
@@ -178,7 +221,7 @@ class Generation {
     return generation;
   }
 
-  void draw(const LoadedModel& loaded, std::vector<std::vector<std::int32_t>> histories) {
+  void draw(const LoadedModel& loaded, const std::vector<std::vector<std::int32_t>>& histories) {
     const GenerationOptions generation = generation_options(loaded.model.config());
     seed_ = generation.sampling.seed;
     const std::size_t count = histories.size();
@@ -188,7 +231,7 @@ class Generation {
           {TextStream(*loaded.tokenizer, options_.stops, begins), "", ordered_json::array()});
     }
     const bool streams = count == 1 && !options_.json;
-    Generator generator(loaded.model, state_, std::move(histories), generation);
+    Generator generator(loaded.model, state_, histories, generation);
     while (!generator.done()) {
       for (const auto& token : generator.next()) {
         ++times_.drawn_tokens;
@@ -207,7 +250,7 @@ class Generation {
     }
     if (options_.save_state.empty()) return;
     generator.settle();
-    state_.save(options_.save_state, loaded.fingerprint());
+    state_.save(options_.save_state, loaded.fingerprint(), {{seen_entry, seen_by_now(histories)}});
   }
 
   static void say(Output& out, const std::string& piece, bool streams) {
