@@ -46,7 +46,7 @@ double Pace::rate() const {
 
 double Pace::seconds_left(double total) const {
   const double done = last_.done - first_.done;
-  if (!(done > 0)) return NAN;
+  if (!(done > 0) || !(total > 0)) return NAN;
   return (last_.seconds - first_.seconds) * std::max(total - last_.done, 0.0) / done;
 }
 

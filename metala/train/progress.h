@@ -18,7 +18,7 @@ class Pace {
   // `seconds` on any clock.
   void update(double done, double units, double seconds);
   double rate() const;                      // units a second; NaN before the second update
-  double seconds_left(double total) const;  // until `total` is done; NaN while not known
+  double seconds_left(double total) const;  // until `total` is done; NaN while that is not known
 
  private:
   struct Reading {

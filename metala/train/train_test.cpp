@@ -393,6 +393,7 @@ TEST(Progress, AResumedJobGoesAtThePaceOfWhatItDoesItself) {
   pace.update(911, 704, 20);
   EXPECT_DOUBLE_EQ(pace.rate(), 64);
   EXPECT_DOUBLE_EQ(pace.seconds_left(1000), 89);
+  EXPECT_EQ(short_time(pace.seconds_left(0)), "?");  // standard input has no length
   pace.update(1000, 6400, 109);
   EXPECT_DOUBLE_EQ(pace.seconds_left(1000), 0);
 }
