@@ -30,7 +30,13 @@ std::map<std::string, std::string> tokenizer_files(const std::string& prefix) {
   return files;
 }
 
-void write_tokenizer(const std::string& prefix, const std::map<std::string, std::string>& files) {
+// What is known of a dataset about to be written; what an earlier one of that name left is not.
+void describe(const std::string& prefix, const std::optional<DatasetInfo>& info,
+              const std::map<std::string, std::string>& files) {
+  std::error_code none;
+  fs::remove(prefix + ".json", none);
+  fs::remove_all(tokenizer_folder(prefix), none);
+  if (info) write_dataset_info(prefix, *info);
   if (files.empty()) return;
   fs::create_directories(tokenizer_folder(prefix));
   for (const auto& [name, text] : files) {
@@ -174,8 +180,7 @@ void merge_datasets(const std::vector<std::string>& from, const std::string& pre
   const auto info = joined_info(sets);
   Output output(prefix, widest(sets), labelled);
   for (const auto& set : sets) output.append(set, 0, set.tokens.documents(), progress);
-  if (info) write_dataset_info(prefix, *info);
-  write_tokenizer(prefix, tokenizer);
+  describe(prefix, info, tokenizer);
   output.finish();
 }
 
@@ -197,16 +202,15 @@ std::array<std::int64_t, 3> split_dataset(const std::string& from, const std::st
     if (counts[part] <= 0) continue;
     Output output(names[part], set.tokens.index().type(), labelled);
     output.append(set, borders[part], borders[part + 1]);
-    if (info) {
-      DatasetInfo own = *info;
-      own.documents = counts[part];
-      own.tokens = output.tokens();
-      own.text_bytes = static_cast<std::uint64_t>(
-          static_cast<double>(info->text_bytes) * static_cast<double>(own.tokens) /
+    auto own = info;
+    if (own) {
+      own->documents = counts[part];
+      own->tokens = output.tokens();
+      own->text_bytes = static_cast<std::uint64_t>(
+          static_cast<double>(info->text_bytes) * static_cast<double>(own->tokens) /
           static_cast<double>(std::max<std::int64_t>(info->tokens, 1)));
-      write_dataset_info(names[part], own);
     }
-    write_tokenizer(names[part], tokenizer);
+    describe(names[part], own, tokenizer);
     output.finish();
   }
   return counts;

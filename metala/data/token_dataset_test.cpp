@@ -263,6 +263,13 @@ TEST(DatasetTools, MergedAndSplitDatasetsHoldTheSameDocuments) {
   EXPECT_EQ(all(TokenDataset::open(folder / "part_test")), (std::vector<Tokens>{{5}}));
   EXPECT_THROW(merge_datasets({folder / "a"}, folder / "both"), Error);  // is there already
 
+  // What a dataset left that is no longer there says nothing of the new one.
+  write_dataset_info(folder / "old", {3, 6, 20, 300, 2, "bytes"});
+  std::filesystem::create_directories(tokenizer_folder(folder / "old"));
+  merge_datasets({folder / "a", folder / "b"}, folder / "old");
+  EXPECT_FALSE(read_dataset_info(folder / "old").has_value());
+  EXPECT_FALSE(std::filesystem::exists(tokenizer_folder(folder / "old")));
+
   write_dataset_info(folder / "a", {3, 6, 20, 300, 2, "bytes"});
   write_dataset_info(folder / "b", {2, 2, 9, 70001, 0, "SentencePiece"});
   EXPECT_NE(refusal([&] {
