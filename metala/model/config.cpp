@@ -28,9 +28,13 @@ class Reader {
 
   void integer(const char* key, std::int64_t& value) {
     if (!has(key)) return;
-    require(object_[key].is_number_integer(), "{}: {} is {}; wanted a whole number", source_, key,
-            shown(key));
-    value = object_[key].get<std::int64_t>();
+    // What is too large for a signed number is unsigned to the library, and would become negative.
+    const auto& given = object_[key];
+    constexpr std::uint64_t most = std::numeric_limits<std::int64_t>::max();
+    require(given.is_number_integer() &&
+                (!given.is_number_unsigned() || given.get<std::uint64_t>() <= most),
+            "{}: {} is {}; wanted a whole number below 2^63", source_, key, shown(key));
+    value = given.get<std::int64_t>();
   }
 
   void id(const char* key, std::int32_t& value) {

@@ -71,6 +71,8 @@ TEST(Config, WhatCannotBeRunIsRefusedNamingFileAndKey) {
       {R"({"decoder_layers": 99999999999})", "decoder_layers"},
       {R"({"vocab_size": "many"})", "whole number"},
       {R"({"vocab_size": 1e3})", "whole number"},
+      {R"({"vocab_size": 18446744073709551615})", "is 18446744073709551615; wanted a whole number"},
+      {R"({"glu_dim": 18446744073709551615})", "is 18446744073709551615; wanted a whole number"},
       {R"({"short_conv_width": 17})", "short_conv_width"},
       {R"({"hidden_dropout": 1})", "hidden_dropout"},
       {R"({"bias": 1})", "true or false"},
