@@ -3,10 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "metala/base/random.h"
 #include "metala/generate/beginning.h"
+#include "metala/generate/generation_config.h"
 #include "metala/generate/text_stream.h"
 #include "metala/io/json.h"
 #include "metala/text/utf8.h"
@@ -227,14 +229,18 @@ void Conversation::load(const std::string& path) {
       messages.push_back({m.at("role").get<std::string>(), m.at("text").get<std::string>()});
     }
     const auto& s = json.at("sampling");
-    loaded.sampling.temperature = s.at("temperature");
-    loaded.sampling.top_k = s.at("top_k");
-    loaded.sampling.top_p = s.at("top_p");
-    loaded.sampling.min_p = s.at("min_p");
-    loaded.sampling.repetition_penalty = s.at("repetition_penalty");
-    loaded.sampling.seed = s.at("seed");
-    loaded.max_tokens = s.at("max_tokens");
-    answers = json.at("answers");
+    for (const char* key : {"temperature", "top_k", "top_p", "min_p", "repetition_penalty"}) {
+      require(s.at(key).is_number(), "{}: {} is no number", path, key);
+    }
+    parse_generation_config(s.dump(), path + ": sampling").apply_to(loaded);
+    const auto count = [&](const nlohmann::json& of, const char* key) {
+      require(of.at(key).is_number_unsigned(), "{}: {} is no whole number of 0 or more", path, key);
+      return of.at(key).get<std::uint64_t>();
+    };
+    loaded.sampling.seed = count(s, "seed");
+    loaded.max_tokens = static_cast<std::int64_t>(
+        std::min<std::uint64_t>(count(s, "max_tokens"), std::numeric_limits<std::int64_t>::max()));
+    answers = count(json, "answers");
     require(static_cast<std::int64_t>(json.at("read").size()) == states.batch(),
             "{}: {} texts for {} states", path, json.at("read").size(), states.batch());
     for (std::int64_t i = states.batch() - 1; i >= 0; --i) {

@@ -313,6 +313,38 @@ TEST_F(ConversationTest, AnAnswerCutShortStays) {
   EXPECT_EQ(c.messages().size(), 4u);
 }
 
+TEST_F(ConversationTest, NumbersThatAConversationCannotHaveAreRefused) {
+  auto c = conversation();
+  c.answer("one", silent_);
+  const std::string file = folder_ / "talk";
+  c.save(file);
+  State::Metadata metadata;
+  const State state = State::load(file, model_.config(), mark, &metadata);
+  const std::string told = metadata.at("conversation");
+  const auto with = [&](const std::string& from, const std::string& to) {
+    std::string changed = told;
+    const auto at = changed.find(from);
+    EXPECT_NE(at, std::string::npos) << from;
+    changed.replace(at, from.size(), to);
+    state.save(file, mark, {{"conversation", changed}});
+    auto other = conversation();
+    try {
+      other.load(file);
+    } catch (const Error&) {
+      return std::string("refused");
+    }
+    return std::string("accepted");
+  };
+  EXPECT_EQ(with("\"seed\":5", "\"seed\":6"), "accepted");
+  for (const char* number : {"-1", "1e300", "1.5", "\"6\"", "null"}) {
+    EXPECT_EQ(with("\"seed\":5", std::string("\"seed\":") + number), "refused") << number;
+    EXPECT_EQ(with("\"max_tokens\":12", std::string("\"max_tokens\":") + number), "refused")
+        << number;
+    EXPECT_EQ(with("\"top_k\":0", std::string("\"top_k\":") + number), "refused") << number;
+    EXPECT_EQ(with("\"answers\":1", std::string("\"answers\":") + number), "refused") << number;
+  }
+}
+
 TEST_F(ConversationTest, RefusesWhatCannotBe) {
   auto c = conversation();
   EXPECT_THROW(c.undo(), Error);
