@@ -86,6 +86,7 @@ std::optional<Value> attribute(const Value& object, std::string_view name) {
 }
 
 std::optional<Value> item(const Value& object, const Value& key, Budget& budget) {
+  charge(key, budget);
   if (const auto* dict = object.dict()) {
     if (!key.is_string() && !key.is_number() && !key.is_none()) return std::nullopt;
     const Value* found = dict->find(key);
@@ -191,16 +192,29 @@ Value get_slice(const Value& object, std::optional<std::int64_t> start,
   }
   const auto* text = object.string();
   require(text != nullptr, "{} cannot be sliced", object.type_name());
-  budget.step(text->size() / 16);
-  const auto pieces = split_characters(*text);
+  charge(object, budget);
+  // The positions rise or fall: one walk through the text finds them all.
+  auto wanted = positions(characters(*text));
+  const bool falls = wanted.size() > 1 && wanted[0] > wanted[1];
+  if (falls) std::reverse(wanted.begin(), wanted.end());
+  std::vector<std::string_view> pieces;
+  std::string_view rest = *text;
+  for (std::size_t at = 0; pieces.size() < wanted.size(); ++at) {
+    const std::string_view character = first_character(rest);
+    if (at == wanted[pieces.size()]) pieces.push_back(character);
+    rest.remove_prefix(character.size());
+  }
+  if (falls) std::reverse(pieces.begin(), pieces.end());
   std::string out;
-  for (const std::size_t i : positions(pieces.size())) out += pieces[i];
+  for (const auto piece : pieces) out += piece;
   return out;
 }
 
 Value get_path(const Value& object, std::string_view path, const Value* otherwise, Budget& budget) {
   Value value = object;
+  budget.step(path.size() / 16);
   for (const auto& part : split(path, ".", -1)) {
+    budget.step();
     const bool number = !part.empty() && part.size() < 10 &&
                         part.find_first_not_of("0123456789") == std::string::npos;
     value = get_item(value, number ? Value(std::int64_t{std::stol(part)}) : Value(part), budget);

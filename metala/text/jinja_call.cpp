@@ -4,6 +4,11 @@
 
 namespace metala::jinja {
 
+void charge(const Given& given, Budget& budget) {
+  for (const auto& value : given.positional) charge(value, budget);
+  for (const auto& [name, value] : given.named) charge(value, budget);
+}
+
 Bound::Bound(std::string_view function, Given given,
              std::initializer_list<std::string_view> parameters)
     : function_(function),

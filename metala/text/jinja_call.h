@@ -18,6 +18,9 @@ struct Given {
   std::vector<std::pair<std::string, Value>> named;
 };
 
+// Charges for what is given.
+void charge(const Given& given, Budget& budget);
+
 // Arguments in the order of a function's parameters. Error for one too many, unknown or twice.
 class Bound {
  public:

@@ -240,6 +240,7 @@ Value Evaluator::on(const DictOf& node) {
   auto dict = std::make_shared<Dict>();
   for (const auto& [key, value] : node.entries) {
     const Value evaluated_key = evaluate(*key);
+    charge(evaluated_key, budget_);
     dict->set(evaluated_key, evaluate(*value));
   }
   return std::shared_ptr<const Dict>(std::move(dict));
@@ -350,6 +351,7 @@ Given Evaluator::evaluate(const Arguments& arguments) {
     budget_.items(value.dict()->entries.size());
     for (const auto& [name, argument] : value.dict()->entries) {
       require(name.is_string(), "** of a dict with {} as a key", name.type_name());
+      budget_.bytes(name.string()->size());
       given.named.emplace_back(*name.string(), argument);
     }
   }
@@ -384,6 +386,8 @@ Value Evaluator::call(const Value& callee, Given given) {
   const auto* held = callee.get_if<std::shared_ptr<const Callable>>();
   require(held != nullptr, "{} cannot be called", callee.type_name());
   const Callable& callable = **held;
+  charge(callable.self, budget_);
+  charge(given, budget_);
   if (callable.macro != nullptr) return call_macro(callable, std::move(given));
   if (callable.self.is_undefined()) return call_function(callable.name, std::move(given));
   return call_method(callable.self, callable.name, std::move(given), budget_);

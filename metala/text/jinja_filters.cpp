@@ -68,11 +68,15 @@ Value apply_filter(const std::string& name, const Value& operand, Given given, B
   FilterFunction filter = find_text_filter(name);
   if (filter == nullptr) filter = find_list_filter(name);
   require(filter != nullptr, "there is no filter '{}'", name);
+  charge(operand, budget);
+  charge(given, budget);
   return filter(operand, std::move(given), budget);
 }
 
 bool apply_test(const std::string& name, const Value& operand, Given given, Budget& budget) {
   budget.step();
+  charge(operand, budget);
+  charge(given, budget);
   if (const auto plain = plain_tests().find(name); plain != plain_tests().end()) {
     require(given.positional.empty() && given.named.empty(), "test {} takes no arguments", name);
     return plain->second(operand);

@@ -47,6 +47,7 @@ Value Evaluator::make_dict(Given given) {
       for (const auto& pair : iterate(from, budget_)) {
         const auto parts = iterate(pair, budget_);
         require(parts.size() == 2, "dict: an item is not a pair");
+        charge(parts[0], budget_);
         dict->set(parts[0], parts[1]);
       }
     }

@@ -24,6 +24,8 @@ std::string normalised(std::string_view source) {
   return out;
 }
 
+constexpr std::size_t longest_name = 1000;  // it is hashed at every use
+
 bool is_digit(char c) {
   return c >= '0' && c <= '9';
 }
@@ -143,25 +145,21 @@ class Lexer {
 
   void raw_block() {
     const int begin = line_;
-    for (std::size_t at = 0; (at = rest_.find("{%", at)) != std::string_view::npos; at += 2) {
-      const std::string_view whole = rest_;
+    const std::string_view whole = rest_;
+    for (std::size_t at = 0; (at = whole.find("{%", at)) != std::string_view::npos; at += 2) {
       const char mark = at + 2 < whole.size() ? whole[at + 2] : '\0';
       const bool marked = mark == '-' || mark == '+';
-      const int line = line_;
-      const bool line_start = at_line_start_;
       rest_ = whole.substr(at + (marked ? 3 : 2));
       const std::size_t word = keyword("endraw");
+      const std::string_view end = rest_.substr(word);
       rest_ = whole;
-      if (word == 0) continue;
+      const bool ends = end.starts_with("%}") || end.starts_with("-%}") || end.starts_with("+%}");
+      if (word == 0 || !ends) continue;
       const std::string_view text = before_tag(whole.substr(0, at), marked ? mark : '\0', true);
       skip(at + (marked ? 3 : 2) + word);
-      if (end_block("raw", true)) {
-        add(TokenKind::text, std::string(text));
-        return;
-      }
-      rest_ = whole;
-      line_ = line;
-      at_line_start_ = line_start;
+      end_block("raw", true);
+      add(TokenKind::text, std::string(text));
+      return;
     }
     fail("line {}: a raw block that does not end with {{% endraw %}}", begin);
   }
@@ -199,6 +197,8 @@ class Lexer {
     if (is_name_start(c)) {
       std::size_t size = 1;
       while (size < rest_.size() && is_name_part(rest_[size])) ++size;
+      require(size <= longest_name, "line {}: a name of {} characters; at most {} are read", line_,
+              size, longest_name);
       add(TokenKind::name, std::string(rest_.substr(0, size)));
       skip(size);
     } else if (is_digit(c)) {

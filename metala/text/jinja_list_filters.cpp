@@ -130,6 +130,7 @@ Value unique(const Value& operand, Given given, Budget& budget) {
   for (const auto& item : iterate(operand, budget)) {
     const Value key = case_folded(part_of(item, optional_at(arguments, 1), budget),
                                   arguments.truth(0, false), budget);
+    charge(key, budget);
     if (seen.find(key) != nullptr) continue;
     seen.set(key, true);
     values.push_back(item);

@@ -59,7 +59,9 @@ std::string json_string(const std::string& text, bool ascii) {
   static constexpr std::string_view from = "\"\\\n\r\t\b\f";
   static constexpr std::string_view to = "\"\\nrtbf";
   std::string out = "\"";
-  for (const std::string_view character : split_characters(text)) {
+  for (std::string_view rest = text; !rest.empty();) {
+    const std::string_view character = first_character(rest);
+    rest.remove_prefix(character.size());
     const char c = character.front();
     if (const auto known = from.find(c); known != std::string_view::npos) {
       out += '\\';

@@ -10,9 +10,10 @@ namespace {
 
 using Method = std::function<Value(const std::string&, Given, Budget&)>;
 
-Value strip(const std::string& self, Given given, bool left, bool right) {
+Value strip(const std::string& self, Given given, bool left, bool right, Budget& budget) {
   const Bound arguments("strip", std::move(given), {"chars"});
   const auto set = arguments.optional_text(0);
+  if (set) budget.step(search_steps(self, *set));
   std::string_view text = self;
   if (left) text = set ? trim_left(text, *set) : trim_left(text);
   if (right) text = set ? trim_right(text, *set) : trim_right(text);
@@ -48,10 +49,11 @@ Value split_method(const std::string& self, Given given, bool from_back, Budget&
                            : split(self, *separator, most));
 }
 
-Value at_end(const std::string& self, Given given, bool start) {
+Value at_end(const std::string& self, Given given, bool start, Budget& budget) {
   const char* const name = start ? "startswith" : "endswith";
   const Bound arguments(name, std::move(given), {"text"});
   const auto holds = [&](const Value& value) {
+    charge(value, budget);
     const auto* part = value.string();
     require(part != nullptr, "{}: its argument is {}, not a string", name, value.type_name());
     return start ? self.starts_with(*part) : self.ends_with(*part);
@@ -106,15 +108,17 @@ Value plain(const std::string& self, Given given, std::string (*change)(std::str
 
 const std::map<std::string, Method, std::less<>>& methods() {
   static const std::map<std::string, Method, std::less<>> all = {
-      {"strip", [](auto& s, Given g, Budget&) { return strip(s, std::move(g), true, true); }},
-      {"lstrip", [](auto& s, Given g, Budget&) { return strip(s, std::move(g), true, false); }},
-      {"rstrip", [](auto& s, Given g, Budget&) { return strip(s, std::move(g), false, true); }},
+      {"strip", [](auto& s, Given g, Budget& b) { return strip(s, std::move(g), true, true, b); }},
+      {"lstrip",
+       [](auto& s, Given g, Budget& b) { return strip(s, std::move(g), true, false, b); }},
+      {"rstrip",
+       [](auto& s, Given g, Budget& b) { return strip(s, std::move(g), false, true, b); }},
       {"split",
        [](auto& s, Given g, Budget& b) { return split_method(s, std::move(g), false, b); }},
       {"rsplit",
        [](auto& s, Given g, Budget& b) { return split_method(s, std::move(g), true, b); }},
-      {"startswith", [](auto& s, Given g, Budget&) { return at_end(s, std::move(g), true); }},
-      {"endswith", [](auto& s, Given g, Budget&) { return at_end(s, std::move(g), false); }},
+      {"startswith", [](auto& s, Given g, Budget& b) { return at_end(s, std::move(g), true, b); }},
+      {"endswith", [](auto& s, Given g, Budget& b) { return at_end(s, std::move(g), false, b); }},
       {"replace", replace_method},
       {"join", join},
       {"find", [](auto& s, Given g, Budget& b) { return find(s, std::move(g), false, b); }},
@@ -137,7 +141,7 @@ const std::map<std::string, Method, std::less<>>& methods() {
       {"splitlines",
        [](auto& s, Given g, Budget& b) {
          const Bound arguments("splitlines", std::move(g), {"keepends"});
-         b.items(1 + possible_spaces(s));
+         b.items(1 + possible_lines(s));
          return list_of(split_lines(s, arguments.truth(0, false)));
        }},
       {"isdigit",
@@ -163,7 +167,6 @@ bool is_string_method(std::string_view name) {
 Value call_string_method(const std::string& self, const std::string& name, Given given,
                          Budget& budget) {
   budget.bytes(self.size());
-  budget.step(self.size() / 16);
   return methods().find(name)->second(self, std::move(given), budget);
 }
 

@@ -16,8 +16,11 @@ std::string Template::render(const nlohmann::ordered_json& variables,
     evaluator.emplace(variables, options);
     return evaluator->run(*body_);
   } catch (const Error& e) {
-    if (!evaluator) throw;  // the variables are at fault
-    fail("line {}: {}", evaluator->line(), e.what());
+    if (!evaluator) throw;                 // the variables are at fault
+    constexpr std::size_t longest = 1000;  // it may quote what the template made
+    const std::string_view what = e.what();
+    fail("line {}: {}", evaluator->line(),
+         what.substr(0, valid_utf8_prefix(what.substr(0, longest))));
   }
 }
 

@@ -11,10 +11,6 @@ std::size_t character_bytes(char lead) {
   return byte < 0x80 ? 1 : byte < 0xE0 ? 2 : byte < 0xF0 ? 3 : 4;
 }
 
-std::string_view first_character(std::string_view text) {
-  return text.substr(0, character_bytes(text.front()));
-}
-
 std::string_view last_character(std::string_view text) {
   std::size_t at = text.size() - 1;
   while (at > 0 && (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80) --at;
@@ -125,6 +121,10 @@ std::size_t characters(std::string_view text) {
   return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) {
     return (static_cast<unsigned char>(c) & 0xC0) != 0x80;
   }));
+}
+
+std::string_view first_character(std::string_view text) {
+  return text.substr(0, character_bytes(text.front()));
 }
 
 std::vector<std::string_view> split_characters(std::string_view text) {
@@ -255,6 +255,14 @@ std::vector<std::string> split_lines(std::string_view text, bool keep_ends) {
     text.remove_prefix(next);
   }
   return lines;
+}
+
+std::size_t possible_lines(std::string_view text) {
+  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) {
+    const auto byte = static_cast<unsigned char>(c);
+    return (byte >= 0x0A && byte <= 0x0D) || (byte >= 0x1C && byte <= 0x1E) || byte == 0xC2 ||
+           byte == 0xE2;
+  }));
 }
 
 std::size_t search_steps(std::string_view text, std::string_view part) {

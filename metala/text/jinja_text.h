@@ -17,6 +17,7 @@ char32_t decode_utf8(std::string_view character);
 
 // `text` is valid UTF-8 in all of these.
 std::size_t characters(std::string_view text);
+std::string_view first_character(std::string_view text);  // which is not empty
 std::vector<std::string_view> split_characters(std::string_view text);
 
 // Without white space (Unicode's), or without any of the characters of `set`, at an end.
@@ -34,6 +35,8 @@ std::vector<std::string> split(std::string_view text, std::string_view separator
 std::vector<std::string> split_from_back(std::string_view text, std::string_view separator,
                                          std::int64_t most);
 std::vector<std::string> split_lines(std::string_view text, bool keep_ends);
+// No fewer than the line ends that split_lines finds, quickly counted.
+std::size_t possible_lines(std::string_view text);
 
 // What looking for `part` may cost where both repeat themselves, in steps of a budget.
 std::size_t search_steps(std::string_view text, std::string_view part);

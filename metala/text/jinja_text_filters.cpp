@@ -11,17 +11,10 @@
 namespace metala::jinja {
 namespace {
 
-// The operand as a string, for filters that take anything for one.
-std::string soft_text(const Value& operand, Budget& budget) {
-  std::string text = to_text(operand, budget);
-  budget.step(text.size() / 16);
-  return text;
-}
-
 template <std::string (*change)(std::string_view)>
 Value changed(const Value& operand, Given given, Budget& budget) {
   const Bound arguments("a filter of a string", std::move(given), {});
-  return change(soft_text(operand, budget));
+  return change(to_text(operand, budget));
 }
 
 // Words after spaces, dashes and opening brackets, which is not what the method `title` does.
@@ -39,21 +32,22 @@ std::string titled(std::string_view text) {
 
 Value trim(const Value& operand, Given given, Budget& budget) {
   const Bound arguments("trim", std::move(given), {"chars"});
-  const std::string text = soft_text(operand, budget);
+  const std::string text = to_text(operand, budget);
   const auto set = arguments.optional_text(0);
+  if (set) budget.step(search_steps(text, *set));
   return std::string(set ? trim_right(trim_left(text, *set), *set) : trim_right(trim_left(text)));
 }
 
 Value replace_filter(const Value& operand, Given given, Budget& budget) {
   const Bound arguments("replace", std::move(given), {"old", "new", "count"});
-  return replace(soft_text(operand, budget), to_text(arguments.at(0), budget),
+  return replace(to_text(operand, budget), to_text(arguments.at(0), budget),
                  to_text(arguments.at(1), budget), arguments.optional_integer(2).value_or(-1),
                  budget);
 }
 
 Value indent(const Value& operand, Given given, Budget& budget) {
   const Bound arguments("indent", std::move(given), {"width", "first", "blank"});
-  const std::string text = soft_text(operand, budget);
+  const std::string text = to_text(operand, budget);
   std::string indention;
   if (arguments.has(0) && arguments.at(0).is_string()) {
     indention = arguments.text(0, "");
@@ -63,7 +57,7 @@ Value indent(const Value& operand, Given given, Budget& budget) {
     indention.assign(static_cast<std::size_t>(width), ' ');
   }
   const bool blank = arguments.truth(2, false);
-  budget.items(1 + count(text, "\n"));
+  budget.items(1 + possible_lines(text));
   const auto lines = split_lines(text + "\n", false);
   std::string out = arguments.truth(1, false) ? indention : "";
   for (std::size_t i = 0; i < lines.size(); ++i) {
@@ -77,7 +71,7 @@ Value indent(const Value& operand, Given given, Budget& budget) {
 
 Value escape(const Value& operand, Given given, Budget& budget) {
   const Bound arguments("escape", std::move(given), {});
-  std::string text = soft_text(operand, budget);
+  std::string text = to_text(operand, budget);
   for (const auto& [from, to] :
        {std::pair("&", "&amp;"), std::pair("<", "&lt;"), std::pair(">", "&gt;"),
         std::pair("'", "&#39;"), std::pair("\"", "&#34;")}) {
@@ -178,7 +172,8 @@ Value absolute(const Value& operand, Given given, Budget&) {
   return std::abs(*number);
 }
 
-Value round(const Value& operand, Given given, Budget&) {
+Value round(const Value& operand, Given given, Budget& budget) {
+  budget.step(128);  // hundreds of digits may be written
   const Bound arguments("round", std::move(given), {"precision", "method"});
   const std::int64_t precision = arguments.integer(0, 0);
   const std::string method = arguments.text(1, "common");

@@ -40,6 +40,8 @@ std::string key_string(const Value& key) {
 }  // namespace
 
 Value Value::undefined(std::string what) {
+  constexpr std::size_t longest = 200;  // names can be strings that a template made
+  if (what.size() > longest) what = what.substr(0, valid_utf8_prefix({what.data(), longest}));
   Value value;
   value.held_ = std::make_shared<const Undefined>(Undefined{std::move(what)});
   return value;
@@ -198,6 +200,10 @@ Value make_list(std::vector<Value> items, Sequence::Form form) {
   return std::make_shared<const Sequence>(std::move(items), form);
 }
 
+void charge(const Value& value, Budget& budget) {
+  if (const auto* text = value.string()) budget.step(text->size() / 16);
+}
+
 bool equal(const Value& a, const Value& b, Budget& budget) {
   budget.step();
   if (a.is_number() && b.is_number()) {
@@ -276,7 +282,10 @@ bool contains(const Value& container, const Value& item, Budget& budget) {
     budget.step(search_steps(*text, *part));
     return text->find(*part) != std::string::npos;
   }
-  if (const auto* dict = container.dict()) return dict->find(item) != nullptr;
+  if (const auto* dict = container.dict()) {
+    charge(item, budget);
+    return dict->find(item) != nullptr;
+  }
   if (container.is_undefined()) return false;
   const auto* list = container.sequence();
   require(list != nullptr, "nothing can be in {}", container.type_name());

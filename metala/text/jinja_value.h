@@ -58,7 +58,7 @@ class Value {
   template <class T>
   Value(T) = delete;  // no other number or pointer turns into a bool by accident
 
-  static Value undefined(std::string what);
+  static Value undefined(std::string what);  // the message is cut where it is long
   // Error when the JSON nests deeper than a value may.
   static Value from_json(const nlohmann::ordered_json& json);
 
@@ -127,6 +127,10 @@ struct Loop {
 };
 
 Value make_list(std::vector<Value> items, Sequence::Form form = Sequence::Form::list);
+
+// Charges for going through the bytes of a string once, whatever is done with them; other values
+// are free.
+void charge(const Value& value, Budget& budget);
 
 // Python's ==, and its order of numbers, strings and lists; Error for a pair without an order.
 bool equal(const Value& a, const Value& b, Budget& budget);
