@@ -110,7 +110,6 @@ function(metala_program room)
 endfunction()
 
 function(metala_tests)
-  file(GLOB harness CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/metala/harness/*.cpp)
   get_property(rooms GLOBAL PROPERTY metala_test_rooms)
   foreach(room ${rooms})
     get_property(tests GLOBAL PROPERTY metala_tests_${room})
