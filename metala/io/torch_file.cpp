@@ -45,9 +45,9 @@ void gather(const std::byte* from, std::byte* to, const TorchView& view, std::si
     to += bytes;
     std::size_t i = rank;
     while (i-- > 0) {
-      element += view.strides[i];
+      if (view.shape[i] > 1) element += view.strides[i];  // else it may be any number
       if (++at[i] < view.shape[i]) break;
-      element -= view.strides[i] * view.shape[i];
+      if (view.shape[i] > 1) element -= view.strides[i] * view.shape[i];
       at[i] = 0;
       if (i == 0) return;
     }

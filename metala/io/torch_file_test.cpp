@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "metala/base/error.h"
 #include "metala/harness/compare.h"
 #include "metala/harness/temporary_folder.h"
@@ -103,6 +105,10 @@ TEST(TorchFile, StridedViewsAreGathered) {
   column.sizes = {1, 2, 1};
   column.strides = {17, 3, 90};
   EXPECT_EQ(values(opened(one_tensor(column)).tensor("w")), (std::vector<double>{1, 4}));
+  PickledTensor wide;  // what a dimension of one element skips is never skipped
+  wide.sizes = {2, 1, 2};
+  wide.strides = {1, std::numeric_limits<std::int64_t>::max(), 2};
+  EXPECT_EQ(values(opened(one_tensor(wide)).tensor("w")), (std::vector<double>{0, 2, 1, 3}));
 }
 
 TEST(TorchFile, StoragesOfEveryTypeAreListedAndThoseOfAModelRead) {
