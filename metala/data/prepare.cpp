@@ -132,9 +132,6 @@ class Preparation {
     fs::remove_all(folder, failure);
     fs::create_directories(folder, failure);
     require(!failure, "{}: cannot create: {}", folder, failure.message());
-    // From here on a dataset that is replaced would have this tokenizer: it is one no longer.
-    fs::remove(o_.prefix + ".idx", failure);
-    require(!failure, "{}.idx: cannot remove: {}", o_.prefix, failure.message());
     tokenizer_->save(folder);
   }
 

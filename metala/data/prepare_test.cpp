@@ -157,23 +157,6 @@ TEST(Prepare, AResumeWithOtherInputsOrOptionsIsRefused) {
   EXPECT_NE(refusal(o).find("is there already"), std::string::npos);
 }
 
-TEST(Prepare, AReplacedDatasetIsNeverReadWithTheTokenizerOfTheNew) {
-  const TemporaryFolder folder;
-  folder.spill("in.jsonl", corpus(60000));
-  PrepareOptions o = options(folder, "out");
-  prepare(o);
-  o.overwrite = true;
-  o.tokenizer.name = METALA_SOURCE_DIR "/tests/tokenizers/gpt2";
-  o.append_end = false;
-  PrepareEvents events;
-  events.interrupted = [] { return true; };
-  ASSERT_FALSE(prepare(o, events).finished);
-  EXPECT_THROW(TokenDataset::open(folder / "out"), Error);
-  o.overwrite = false;
-  o.resume = true;
-  EXPECT_EQ(prepare(o).documents, 60000);
-}
-
 TEST(Prepare, AMalformedLineStopsTheJobOrIsCountedAsAsked) {
   const TemporaryFolder folder;
   folder.spill("in.jsonl", corpus(30000) + "{oops\n" + corpus(30000) + "{\"body\": 1}\n");
