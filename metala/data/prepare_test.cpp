@@ -111,6 +111,13 @@ TEST(Prepare, TheFilesDoNotDependOnTheThreads) {
   EXPECT_TRUE(bytes(folder / "1.idx") == bytes(folder / "3.idx"));
 }
 
+// By blocks taken, not by blocks written: many may be taken before the first is written.
+PrepareEvents stopped_after_a_block() {
+  PrepareEvents events;
+  events.interrupted = [taken = 0]() mutable { return taken++ > 0; };
+  return events;
+}
+
 TEST(Prepare, AStoppedJobGoesOnAndEndsWithTheSameBytes) {
   const TemporaryFolder folder;
   folder.spill("in.jsonl", corpus(60000));
@@ -119,11 +126,7 @@ TEST(Prepare, AStoppedJobGoesOnAndEndsWithTheSameBytes) {
   o.note_every = 100000;
   int stops = 0;
   for (PrepareReport report; !report.finished; ++stops) {
-    int blocks = 0;
-    PrepareEvents events;
-    events.interrupted = [&] { return blocks >= 1; };
-    events.progress = [&](const PrepareReport&) { ++blocks; };
-    report = prepare(o, events);
+    report = prepare(o, stopped_after_a_block());
     o.resume = true;
     ASSERT_LT(stops, 50);
   }
@@ -138,11 +141,7 @@ TEST(Prepare, AResumeWithOtherInputsOrOptionsIsRefused) {
   const TemporaryFolder folder;
   folder.spill("in.jsonl", corpus(60000));
   PrepareOptions o = options(folder, "out");
-  PrepareEvents events;
-  int blocks = 0;
-  events.interrupted = [&] { return blocks >= 1; };
-  events.progress = [&](const PrepareReport&) { ++blocks; };
-  ASSERT_FALSE(prepare(o, events).finished);
+  ASSERT_FALSE(prepare(o, stopped_after_a_block()).finished);
   EXPECT_NE(refusal(o).find("--resume"), std::string::npos);
   o.resume = true;
   o.documents.text_field = "body";
@@ -226,11 +225,7 @@ TEST(Prepare, AStoppedJobOfLabelsGoesOnAndEndsWithTheSameBytes) {
   o.note_every = 1000;
   int stops = 0;
   for (PrepareReport report; !report.finished; ++stops) {
-    int blocks = 0;
-    PrepareEvents events;
-    events.interrupted = [&] { return blocks >= 1; };
-    events.progress = [&](const PrepareReport&) { ++blocks; };
-    report = prepare(o, events);
+    report = prepare(o, stopped_after_a_block());
     o.resume = true;
     ASSERT_LT(stops, 50);
   }
