@@ -32,10 +32,15 @@ std::string clean_up_spaces(std::string text) {
 }
 
 // All that is replaced begins with a space and has no other, but for " ' ": a cut before a space
-// is a cut between replacements unless " '" stands before it.
+// is a cut between replacements unless " '" stands before it. So is a cut after what no replacement
+// that begins there can reach.
 std::string CleanUpStream::push(std::string_view text) {
+  constexpr std::size_t longest = 4;  // " n't"
   pending_ += text;
   std::size_t cut = pending_.rfind(' ');
+  if (cut == std::string::npos || pending_.size() - cut >= longest) {
+    return clean_up_spaces(std::exchange(pending_, {}));
+  }
   while (cut != std::string::npos && cut >= 2 && pending_.compare(cut - 2, 2, " '") == 0) {
     cut = pending_.rfind(' ', cut - 1);
   }

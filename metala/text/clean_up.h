@@ -11,7 +11,7 @@ namespace metala {
 std::string clean_up_spaces(std::string text);
 
 // The same for text that comes in pieces: what is given out adds up to clean_up_spaces of the
-// whole. Holds back the last word.
+// whole. Holds back the beginning of a word, until it is none of these.
 class CleanUpStream {
  public:
   std::string push(std::string_view text);

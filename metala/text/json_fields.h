@@ -7,6 +7,7 @@
 
 #include "metala/base/error.h"
 #include "metala/io/printable.h"
+#include "metala/text/unicode.h"
 
 namespace metala {
 
@@ -39,6 +40,13 @@ class JsonFields {
   }
   std::string text(const char* key, const std::string& otherwise) const {
     return find(key) == nullptr ? otherwise : text(key);
+  }
+  // A text of one character.
+  std::string character(const char* key, const std::string& otherwise = "") const {
+    std::string found = text(key, otherwise);
+    require(!found.empty() && unicode::code_point(found, 0).bytes == found.size(),
+            "{} is not one character", place_of(key));
+    return found;
   }
   bool flag(const char* key, bool otherwise) const {
     const nlohmann::json* found = find(key);

@@ -14,9 +14,14 @@ namespace {
 
 class Sequence : public Normalizer {
  public:
-  explicit Sequence(std::vector<std::unique_ptr<Normalizer>> parts) : parts_(std::move(parts)) {}
+  Sequence(std::vector<std::unique_ptr<Normalizer>> parts, std::string place)
+      : parts_(std::move(parts)), place_(std::move(place)) {}
   void apply(std::string& text, bool continues, std::size_t most) const override {
-    for (const auto& part : parts_) part->apply(text, continues, most);
+    for (const auto& part : parts_) {
+      part->apply(text, continues, most);
+      require(text.size() <= most, "{}: makes a text longer than {} bytes; that is no tokenizer",
+              place_, most);
+    }
   }
   bool surely_keeps(std::string_view text) const override {
     for (const auto& part : parts_) {
@@ -27,6 +32,7 @@ class Sequence : public Normalizer {
 
  private:
   std::vector<std::unique_ptr<Normalizer>> parts_;
+  std::string place_;
 };
 
 class NormalForm : public Normalizer {
@@ -118,7 +124,7 @@ std::unique_ptr<Normalizer> read_sequence(const JsonFields& fields) {
     auto part = read_normalizer(one, fmt::format("{}[{}]", fields.place_of("normalizers"), i++));
     if (part != nullptr) parts.push_back(std::move(part));
   }
-  return std::make_unique<Sequence>(std::move(parts));
+  return std::make_unique<Sequence>(std::move(parts), fields.place());
 }
 
 }  // namespace

@@ -192,14 +192,14 @@ class ByteLevel : public PreTokenizer {
 class Metaspace : public PreTokenizer {
  public:
   explicit Metaspace(const JsonFields& fields)
-      : space_(fields.text("replacement", "\xE2\x96\x81")), split_(fields.flag("split", true)) {
+      : space_(fields.character("replacement", "\xE2\x96\x81")),
+        split_(fields.flag("split", true)) {
     const std::string scheme = fields.text("prepend_scheme", "always");
     require(scheme == "always" || scheme == "first" || scheme == "never",
             "{} is \"{}\"; wanted always, first or never", fields.place_of("prepend_scheme"),
             printable(scheme));
     always_ = scheme == "always" && fields.flag("add_prefix_space", true);
     first_ = scheme == "first";
-    require(!space_.empty(), "{} is empty", fields.place_of("replacement"));
   }
 
   void split(std::string_view text, Place place, Sink sink) const override {
@@ -278,13 +278,6 @@ class FixedLength : public PreTokenizer {
   std::int32_t length_;
 };
 
-char32_t one_character(const JsonFields& fields, const char* key) {
-  const std::string given = fields.text(key);
-  require(!given.empty() && unicode::code_point(given, 0).bytes == given.size(),
-          "{} is not one character", fields.place_of(key));
-  return unicode::code_point(given, 0).value;
-}
-
 std::unique_ptr<PreTokenizer> read_stage(const JsonFields& fields) {
   const std::string type = fields.type();
   if (type == "Split") return std::make_unique<Split>(fields);
@@ -302,7 +295,7 @@ std::unique_ptr<PreTokenizer> read_stage(const JsonFields& fields) {
   if (type == "Whitespace") return std::make_unique<Whitespace>();
   if (type == "WhitespaceSplit") return split_characters(Behavior::removed, unicode::is_space);
   if (type == "CharDelimiterSplit") {
-    const char32_t delimiter = one_character(fields, "delimiter");
+    const char32_t delimiter = unicode::code_point(fields.character("delimiter"), 0).value;
     return split_characters(Behavior::removed, [=](char32_t c) { return c == delimiter; });
   }
   if (type == "FixedLength") {

@@ -18,12 +18,16 @@ namespace {
 
 constexpr std::string_view escaped_space = "\xE2\x96\x81";  // U+2581, SentencePiece's space
 
-std::string unescaped(std::string piece) {
+std::string unescaped(const std::string& piece) {
+  std::string out;
+  std::size_t done = 0;
   for (auto at = piece.find(escaped_space); at != std::string::npos;
-       at = piece.find(escaped_space, at + 1)) {
-    piece.replace(at, escaped_space.size(), " ");
+       at = piece.find(escaped_space, done)) {
+    out.append(piece, done, at - done);
+    out += ' ';
+    done = at + escaped_space.size();
   }
-  return piece;
+  return out.append(piece, done);
 }
 
 // Takes a number of protocol buffers' wire format off the front; false where there is none.

@@ -21,7 +21,7 @@ namespace metala {
 
 // From the contents of NAME.tiktoken (`path`, for errors and for saving) and of its JSON. Throws
 // Error for ranks that are not as above, lack one of the 256 bytes, repeat a rank or leave out more
-// than 65,536.
+// than 65,536, and for a token of more than 4,096 bytes.
 std::unique_ptr<Tokenizer> tiktoken_tokenizer(const std::string& ranks,
                                               const std::optional<std::string>& description,
                                               const TokenizerConfig&, const std::string& path);

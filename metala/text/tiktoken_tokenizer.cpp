@@ -19,6 +19,7 @@ namespace metala {
 namespace {
 
 constexpr std::size_t most_unused_ids = 65'536;
+constexpr std::size_t longest_token = 4096;  // finding a token's merges takes its length squared
 constexpr std::size_t ranks_of_gpt4 = 100'256;
 
 // Appends what `encoded` stands for; false if it is not base64 with padding.
@@ -76,7 +77,10 @@ Vocabulary parse_ranks(std::string_view text, const std::string& path) {
     require(append_base64(one.substr(0, space), vocabulary.bytes) && problem == std::errc() &&
                 end == number.data() + number.size() && rank >= 0,
             "{}: line {} is \"{}\"; wanted \"base64 rank\"", path, line, printable(one));
-    vocabulary.tokens.push_back({begin, vocabulary.bytes.size() - begin, rank});
+    const std::size_t size = vocabulary.bytes.size() - begin;
+    require(size <= longest_token, "{}: line {} is a token of {} bytes; at most {} are read", path,
+            line, size, longest_token);
+    vocabulary.tokens.push_back({begin, size, rank});
   }
   require(!vocabulary.tokens.empty(), "{}: has no ranks", path);
   return vocabulary;

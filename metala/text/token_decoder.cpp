@@ -147,8 +147,7 @@ void TokenDecoder::read(const nlohmann::json& json, const std::string& place) {
   } else if (type == "Metaspace") {
     const bool never = fields.text("prepend_scheme", "always") == "never" ||
                        !fields.flag("add_prefix_space", true);
-    const std::string symbol = fields.text("replacement", "\xE2\x96\x81");
-    require(!symbol.empty(), "{} is empty", fields.place_of("replacement"));
+    const std::string symbol = fields.character("replacement", "\xE2\x96\x81");
     add({.kind = Kind::metaspace, .content = symbol, .keeps_first = never}, place);
   } else if (type == "Replace") {
     add({.kind = Kind::replace,
@@ -156,11 +155,9 @@ void TokenDecoder::read(const nlohmann::json& json, const std::string& place) {
          .content = fields.text("content")},
         place);
   } else if (type == "Strip") {
-    const std::string content = fields.text("content");
+    const std::string content = fields.character("content");
     const auto start = static_cast<std::size_t>(fields.number("start"));
     const auto stop = static_cast<std::size_t>(fields.number("stop"));
-    require(!content.empty() && unicode::code_point(content, 0).bytes == content.size(),
-            "{} is not one character", fields.place_of("content"));
     if (fused_ && content == " " && start <= 1 && stop == 0) {
       strips_first_space_ = strips_first_space_ || start == 1;
     } else {

@@ -209,6 +209,15 @@ TEST(CleanUp, AStreamCutAnywhereIsCleanedAsTheWhole) {
   }
 }
 
+TEST(CleanUp, AStreamWithoutSpacesIsNotHeldBack) {
+  CleanUpStream stream;
+  EXPECT_EQ(stream.push("\xE4\xB8\xAD\xE6\x96\x87"), "\xE4\xB8\xAD\xE6\x96\x87");
+  EXPECT_EQ(stream.push(" is"), "");
+  EXPECT_EQ(stream.push("n't"), " isn't");
+  EXPECT_EQ(stream.push(" n"), "");
+  EXPECT_EQ(stream.push("'t"), "n't");
+}
+
 // ---- the merge loop, by hand
 
 TEST(BytePairs, MergesGoByRankAndFromTheLeft) {
@@ -354,7 +363,19 @@ TEST(HostileTokenizerJson, NormalizersThatDoubleAgainAndAgainAreGivenUp) {
   file["normalizer"] = {{"type", "Sequence"}, {"normalizers", parts}};
   EXPECT_PRED2(says, refusal_of_json(file), std::string("that is no tokenizer"));
   file = small_json();
-  for (auto& part : parts) part["content"] = "aa";
+  file["normalizer"] = {{"type", "Sequence"},
+                        {"normalizers", json::array({{{"type", "ByteLevel"}}})}};
+  for (int i = 0; i < 40; ++i) {
+    file["normalizer"]["normalizers"].push_back({{"type", "ByteLevel"}});
+  }
+  EXPECT_PRED2(says, refusal_of_json(file), std::string("that is no tokenizer"));
+  file = small_json();
+  file["pre_tokenizer"] = {{"type", "Metaspace"}, {"replacement", "  "}};
+  EXPECT_PRED2(says, refusal_of_json(file), std::string("replacement is not one character"));
+  file = small_json();
+  file["decoder"] = {{"type", "Metaspace"}, {"replacement", "ab"}};
+  EXPECT_PRED2(says, refusal_of_json(file), std::string("replacement is not one character"));
+  file = small_json();
   file["decoder"] = {{"type", "Sequence"}, {"decoders", parts}};
   EXPECT_PRED2(says, refusal_of_json(file), std::string("that is no tokenizer"));
   json stages = json::array();
@@ -389,6 +410,10 @@ TEST(HostileTiktoken, RanksThatAreNoRanksAreRefused) {
   EXPECT_PRED2(says, refusal_of_ranks(byte_ranks("YWI 256\n")), std::string("line 257"));
   EXPECT_PRED2(says, refusal_of_ranks(byte_ranks("Y=I= 256\n")), std::string("line 257"));
   EXPECT_PRED2(says, refusal_of_ranks(byte_ranks("YWI= -1\n")), std::string("line 257"));
+  std::string long_token;
+  for (int i = 0; i < 1'000'000; ++i) long_token += "YWFh";
+  EXPECT_PRED2(says, refusal_of_ranks(byte_ranks(long_token + " 256\n")),
+               std::string("line 257 is a token of 3000000 bytes; at most 4096"));
   EXPECT_PRED2(says, refusal_of_ranks("YWI= 0\n"), std::string("no rank for the byte 0x00"));
   EXPECT_PRED2(says, refusal_of_ranks(""), std::string("has no ranks"));
   EXPECT_PRED2(says, refusal_of_ranks(std::string(1000, '\xff')), std::string("line 1"));
