@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "metala/base/error.h"
+#include "metala/io/printable.h"
 
 namespace metala {
 
@@ -23,7 +24,7 @@ nlohmann::json parse_json(const std::string& text, const std::string& source,
     if (event == Event::object_end) keys.pop_back();
     if (event == Event::key) {
       const auto& key = value.get_ref<const std::string&>();
-      require(keys.back().insert(key).second, "{}: \"{}\" is given twice", source, key);
+      require(keys.back().insert(key).second, "{}: \"{}\" is given twice", source, printable(key));
     }
     return keep(depth, event, value);
   };

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "metala/io/json.h"
+#include "metala/io/printable.h"
 
 namespace metala {
 namespace {
@@ -50,7 +51,7 @@ SafetensorsEntry parse_entry(const nlohmann::json& entry, const std::string& wha
   SafetensorsEntry info;
   require(entry["dtype"].is_string(), "{}: dtype must be a string", what);
   info.dtype = entry["dtype"].get<std::string>();
-  require(bits_of(info.dtype) != 0, "{}: unknown dtype \"{}\"", what, info.dtype);
+  require(bits_of(info.dtype) != 0, "{}: unknown dtype \"{}\"", what, printable(info.dtype));
   require(entry["shape"].is_array(), "{}: shape must be a list", what);
   for (const auto& size : entry["shape"]) {
     const auto n = unsigned_number(size, what + ": a size");
@@ -79,10 +80,11 @@ void check_coverage(const std::map<std::string, SafetensorsEntry>& tensors,
   });
   std::uint64_t at = 0;
   for (const auto& [info, name] : order) {
-    require(info->begin >= at, "{}: {} overlaps the tensor before it", path, *name);
-    require(info->begin == at, "{}: {} unused bytes before {}", path, info->begin - at, *name);
+    require(info->begin >= at, "{}: {} overlaps the tensor before it", path, printable(*name));
+    require(info->begin == at, "{}: {} unused bytes before {}", path, info->begin - at,
+            printable(*name));
     require(info->end <= data_bytes, "{}: {} ends at byte {} of {}; the file is truncated", path,
-            *name, info->end, data_bytes);
+            printable(*name), info->end, data_bytes);
     at = info->end;
   }
   require(at == data_bytes, "{}: {} bytes after the last tensor", path, data_bytes - at);
@@ -125,11 +127,11 @@ SafetensorsFile SafetensorsFile::open(const std::string& path) {
     if (name == "__metadata__") {
       require(entry.is_object(), "{}: __metadata__ must be an object of strings", path);
       for (const auto& [key, value] : entry.items()) {
-        require(value.is_string(), "{}: __metadata__ {} is not a string", path, key);
+        require(value.is_string(), "{}: __metadata__ {} is not a string", path, printable(key));
         f.metadata_.emplace(key, value.get<std::string>());
       }
     } else {
-      f.tensors_.emplace(name, parse_entry(entry, path + ": " + name));
+      f.tensors_.emplace(name, parse_entry(entry, path + ": " + printable(name)));
     }
   }
   check_coverage(f.tensors_, bytes.size() - f.data_start_, path);
@@ -144,9 +146,9 @@ std::vector<std::string> SafetensorsFile::names() const {
 
 Tensor SafetensorsFile::tensor(const std::string& name) const {
   const auto found = tensors_.find(name);
-  require(found != tensors_.end(), "{}: has no tensor {}", path(), name);
+  require(found != tensors_.end(), "{}: has no tensor {}", path(), printable(name));
   const SafetensorsEntry& info = found->second;
-  const std::string what = path() + ": " + name;
+  const std::string what = path() + ": " + printable(name);
   const DType type = representable_type(info, what);
   const Shape shape = representable_shape(info, what);
   return tensor_over(file_.bytes().data() + data_start_ + info.begin, shape, type, file_.owner());

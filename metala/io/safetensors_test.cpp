@@ -35,6 +35,19 @@ TEST(Safetensors, WritingMatchesTheFormatsOwnExampleByteForByte) {
   EXPECT_EQ(bytes.substr(8 + good_header.size(), 7), "       ");
 }
 
+TEST(Safetensors, ANameFromTheFileKeepsItsErrorOnOneLine) {
+  const TemporaryFolder folder;
+  folder.spill("w.safetensors",
+               file_with(R"({"a\n\u001b[2Jb":{"dtype":"F\n9","shape":[4],"data_offsets":[0,16]}})",
+                         std::string(16, '\0')));
+  try {
+    SafetensorsFile::open(folder / "w.safetensors");
+    FAIL() << "it was read";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.what(), folder / "w.safetensors" + ": a??[2Jb: unknown dtype \"F?9\"");
+  }
+}
+
 TEST(Safetensors, WhatIsWrittenIsReadBackBitForBitForEveryTypeAndShape) {
   const TemporaryFolder folder;
   const std::string path = folder / "all.safetensors";

@@ -6,6 +6,7 @@
 #include "metala/base/error.h"
 #include "metala/io/file.h"
 #include "metala/io/json.h"
+#include "metala/io/printable.h"
 #include "metala/io/safetensors.h"
 #include "metala/io/torch_file.h"
 #include "metala/io/torch_writer.h"
@@ -27,7 +28,7 @@ std::shared_ptr<const TensorSource> open_file(const std::string& path) {
 void check_file_name(const std::string& file, const std::string& what) {
   require(!file.empty() && file.find('/') == std::string::npos &&
               file.find('\\') == std::string::npos && file != "." && file != "..",
-          "{} names \"{}\"; wanted a file in the same folder", what, file);
+          "{} names \"{}\"; wanted a file in the same folder", what, printable(file));
 }
 
 }  // namespace
@@ -59,18 +60,19 @@ void TensorFiles::add_index(const std::string& folder, const std::string& path) 
           "{}: weight_map must be an object", path);
   std::map<std::string, std::shared_ptr<const TensorSource>> opened;
   for (const auto& [name, value] : json["weight_map"].items()) {
-    const std::string what = fmt::format("{}: weight_map {}", path, name);
+    const std::string what = fmt::format("{}: weight_map {}", path, printable(name));
     require(value.is_string(), "{} is not a file name", what);
     const auto file = value.get<std::string>();
     check_file_name(file, what);
     auto& source = opened[file];
     if (source == nullptr) source = open_file(folder + "/" + file);
-    require(source->contains(name), "{}: {} is not in {}", path, name, file);
+    require(source->contains(name), "{}: {} is not in {}", path, printable(name), printable(file));
     where_.emplace(name, source);
   }
   for (const auto& [file, source] : opened) {
     for (const auto& name : source->names()) {
-      require(where_.contains(name), "{}: {} is in {} but not in the index", path, name, file);
+      require(where_.contains(name), "{}: {} is in {} but not in the index", path, printable(name),
+              printable(file));
     }
   }
 }

@@ -179,19 +179,19 @@ ZipArchive ZipArchive::read(MappedFile file) {
   ByteReader reader(bytes.first(directory.offset), path);
   for (const Entry& entry : entries) {
     require(entry.header >= reader.offset(), "{}: {} overlaps the entry before it", path,
-            entry.name);
+            printable(entry.name));
     reader.seek(entry.header);
     require(reader.number<std::uint32_t>() == local_signature, "{}: {} has no header at byte {}",
-            path, entry.name, entry.header);
+            path, printable(entry.name), entry.header);
     reader.seek(entry.header + local_bytes - 4);
     const auto name_bytes = reader.number<std::uint16_t>();
     const auto extra_bytes = reader.number<std::uint16_t>();
     const auto local_name = reader.text(name_bytes);
-    require(local_name == entry.name, "{}: the header of {} names \"{}\"", path, entry.name,
-            printable(local_name));
+    require(local_name == entry.name, "{}: the header of {} names \"{}\"", path,
+            printable(entry.name), printable(local_name));
     reader.take(extra_bytes);
     const bool fresh = archive.entries_.emplace(entry.name, reader.take(entry.bytes)).second;
-    require(fresh, "{}: holds {} twice", path, entry.name);
+    require(fresh, "{}: holds {} twice", path, printable(entry.name));
   }
   return archive;
 }
