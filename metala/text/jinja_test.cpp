@@ -172,9 +172,9 @@ TEST(Jinja, HostileTemplatesAreRefusedQuickly) {
       long_text + "{% for i in range(99999) %}{% set x = dict(**{s: 1}) %}{% endfor %}",
       long_text + "{% for i in range(99999) %}{% if s is lower %}{% endif %}{% endfor %}",
       long_text + "{% for i in range(99999) %}{% set x = 'a'.removeprefix(s) %}{% endfor %}",
+      long_text + "{% for i in range(99999) %}{% set x = {}|attr(s) %}{% endfor %}",
       long_text +
-          "{% for i in range(99999) %}{% set x = []|tojson(separators=(s, s)) %}"
-          "{% set x = {}|attr(s) %}{% endfor %}",
+          "{% for i in range(99999) %}{% set x = []|tojson(separators=(s, s)) %}{% endfor %}",
       long_text + "{{ ([s] * 10 ** 6)|unique(true)|list|length }}",
       "{% set s = '1' * 10 ** 8 %}{% for i in range(99999) %}{% if s|float %}{% endif %}"
       "{% endfor %}",

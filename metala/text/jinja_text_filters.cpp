@@ -101,6 +101,7 @@ Value tojson(const Value& operand, Given given, Budget& budget) {
     require(pair != nullptr && pair->items.size() == 2 && pair->items[0].is_string() &&
                 pair->items[1].is_string(),
             "tojson: separators are not two strings");
+    for (const auto& separator : pair->items) charge(separator, budget);
     style.item_separator = *pair->items[0].string();
     style.key_separator = *pair->items[1].string();
   }
@@ -173,7 +174,7 @@ Value absolute(const Value& operand, Given given, Budget&) {
 }
 
 Value round(const Value& operand, Given given, Budget& budget) {
-  budget.step(128);  // hundreds of digits may be written
+  budget.step(512);  // hundreds of digits may be written
   const Bound arguments("round", std::move(given), {"precision", "method"});
   const std::int64_t precision = arguments.integer(0, 0);
   const std::string method = arguments.text(1, "common");
