@@ -356,6 +356,20 @@ TEST_F(Generation, ParametersAreTakenAsTheyAreShown) {
   }
 }
 
+TEST_F(Generation, ALineThatGoesOnWhereTheInputEndsIsSent) {
+  const auto answers = [&](const std::string& script) {
+    spill(*folder_ / "script", script);
+    const Outcome o = metala("chat " + model_ + " --temperature 0 -n 4 < " + (*folder_ / "script"));
+    EXPECT_EQ(o.status, 0) << o.err;
+    return o.out;
+  };
+  const std::string whole = answers("One\n");
+  EXPECT_FALSE(whole.empty());
+  EXPECT_EQ(answers("One\\\n"), whole);
+  EXPECT_EQ(answers("One\\"), whole);
+  EXPECT_EQ(answers("\\\n"), "");
+}
+
 TEST_F(Generation, AChatFollowsTheFoldersTemplate) {
   const std::string folder = *folder_ / "templated";
   std::filesystem::copy(model_ + "/step-00000010", folder);

@@ -162,7 +162,11 @@ class Chat {
     LineEditor::Line whole = editor_.read(current_ == "main" ? "> " : current_ + "> ");
     while (whole.event == LineEditor::Event::line && whole.text.ends_with('\\')) {
       const LineEditor::Line more = editor_.read(". ");
-      if (more.event != LineEditor::Event::line) return more;
+      if (more.event == LineEditor::Event::interrupted) return more;
+      if (more.event == LineEditor::Event::end) {  // the next read says so again
+        whole.text.pop_back();
+        return whole;
+      }
       whole.text.back() = '\n';
       whole.text += more.text;
     }
