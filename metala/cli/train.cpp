@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 
+#include "metala/base/checked_product.h"
 #include "metala/base/threads.h"
 #include "metala/cli/commands.h"
 #include "metala/cli/companions.h"
@@ -128,8 +129,9 @@ class Run {
   void make_packed_task() {
     RunConfig& c = *o_.run;
     if (!o_.configured) {
-      c.train_batch_size =
-          c.train_micro_batch_size_per_gpu * c.gradient_accumulation_steps * groups();
+      c.train_batch_size = checked_product(
+          "--sequences times --accumulation times ranks", c.train_micro_batch_size_per_gpu,
+          checked_product("--accumulation times ranks", c.gradient_accumulation_steps, groups()));
     }
     IndexMapOptions keeping;
     keeping.write = speaks();

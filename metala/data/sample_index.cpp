@@ -7,6 +7,7 @@
 #include <random>
 #include <vector>
 
+#include "metala/base/checked_product.h"
 #include "metala/base/error.h"
 #include "metala/data/numpy_shuffle.h"
 
@@ -155,14 +156,16 @@ PackedSize packed_size(std::int64_t first, std::int64_t last, const LengthOf& le
   size.epochs = options.epochs;
   if (options.epochs <= 0) {  // least e with (e tokens - 1) div T >= wanted
     const std::int64_t wanted = std::max<std::int64_t>(options.wanted, 2);
-    size.epochs = (wanted * options.length + 1 + tokens - 1) / tokens;
+    size.epochs =
+        checked_product("data: samples times their length", wanted, options.length) / tokens + 1;
   }
-  size.samples = (size.epochs * tokens - 1) / options.length;
+  const std::int64_t read = checked_product("data: epochs times tokens", size.epochs, tokens);
+  size.samples = (read - 1) / options.length;
   require(size.samples >= 2,
           "data: {} tokens, read {} times, make {} samples of {} tokens; at least 2 are needed. "
           "Give more text or shorter sequences",
           tokens, size.epochs, size.samples, options.length);
-  require(size.epochs * (last - first) <= most && size.samples <= most && last <= most,
+  require(size.epochs <= most / (last - first) && size.samples <= most && last <= most,
           "data: {} documents, read {} times, make {} samples; at most {} of each are supported",
           last - first, size.epochs, size.samples, most);
   return size;

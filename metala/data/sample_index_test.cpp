@@ -197,6 +197,24 @@ TEST(SampleIndex, TooLittleTextIsRefused) {
   EXPECT_THROW(indexed(options, {}), Error);
 }
 
+TEST(SampleIndex, MoreThanCanBeCountedIsRefusedByName) {
+  const auto refusal = [](const SampleOptions& options) -> std::string {
+    try {
+      packed_size(
+          0, 2, [](std::int64_t) { return 1 << 20; }, options);
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "accepted";
+  };
+  const std::int64_t large = std::int64_t{1} << 52;
+  EXPECT_NE(refusal({.length = 4096, .wanted = large}).find("samples times their length"),
+            std::string::npos);
+  EXPECT_NE(refusal({.length = large, .wanted = 4096}).find("samples times their length"),
+            std::string::npos);
+  EXPECT_NE(refusal({.length = 8, .epochs = large}).find("epochs times tokens"), std::string::npos);
+}
+
 TEST(Splits, DocumentsAreCutAsTheReferenceCutsThem) {
   using Borders = std::array<std::int64_t, 4>;
   EXPECT_EQ(split_documents("969, 30, 1", 1000), (Borders{0, 969, 999, 1000}));

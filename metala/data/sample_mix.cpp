@@ -76,8 +76,11 @@ SampleMix SampleMix::of_files(const std::vector<std::string>& prefixes, std::vec
       own_labels = std::make_shared<const TokenDataset>(TokenDataset::open(labels[d]));
     }
     SampleOptions own = options;
-    own.wanted = static_cast<std::int64_t>(
-        std::ceil(static_cast<double>(options.wanted) * (weights[d] / sum) * 1.005));
+    const double wanted =
+        std::ceil(static_cast<double>(options.wanted) * (weights[d] / sum) * 1.005);
+    require(wanted < 0x1p63, "{}: {} samples wanted of it; give a smaller number", prefixes[d],
+            wanted);
+    own.wanted = static_cast<std::int64_t>(wanted);
     IndexMapOptions own_keeping = keeping;
     if (!keeping.part.empty()) own_keeping.part = fmt::format("{}_{}", keeping.part, d);
     const std::int64_t documents = dataset->documents();

@@ -131,17 +131,15 @@ PackedData open_packed_data(RunConfig& c, const IndexMapOptions& keeping) {
   SampleOptions training;
   training.length = c.seq_length;
   training.seed = static_cast<std::uint32_t>(c.seed);
-  training.wanted = c.train_iters * c.train_batch_size;
+  training.wanted = training_samples(c);
   training.epochs = c.train_epochs;
   training.packing = packing_named(c.pack_impl);
   training.chopped = c.allow_chopped;
-  const std::int64_t one_evaluation = c.eval_iters * c.train_batch_size;
   SampleOptions validation = training;
   validation.epochs = 0;
-  validation.wanted =
-      (c.eval_interval > 0 ? c.train_iters / c.eval_interval + 1 : 1) * one_evaluation;
+  validation.wanted = validation_samples(c);
   SampleOptions test = validation;
-  test.wanted = one_evaluation;
+  test.wanted = evaluation_samples(c);
 
   const auto kept = [&](const char* part) {
     IndexMapOptions own = keeping;

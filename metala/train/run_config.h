@@ -105,6 +105,7 @@ ParsedRunConfig parse_run_config(const std::vector<RunConfigFile>&,
 
 // Fills in what follows from what is given and refuses contradictions:
 //   train_batch_size = train_micro_batch_size_per_gpu gradient_accumulation_steps ranks
+// which, as the numbers of samples below, must be less than 2^63.
 // train_iters stays 0 where train_epochs is given: it follows from the data.
 void settle(RunConfig&, std::int64_t ranks);
 
@@ -115,6 +116,12 @@ std::string as_yaml(const RunConfig&);
 Config model_config(const RunConfig&, std::int64_t vocabulary);
 Initialization initialization(const RunConfig&);
 void set_trainer_options(const RunConfig&, TrainerOptions&);  // leaves what it does not know
+
+// Samples that a run asks its data for, of a settled batch: to train on, in one evaluation, and in
+// all evaluations. Throws Error naming the keys where a product is 2^63 or more.
+std::int64_t training_samples(const RunConfig&);
+std::int64_t evaluation_samples(const RunConfig&);
+std::int64_t validation_samples(const RunConfig&);
 
 // Smallest multiple of `divisor` that is not below `vocabulary`.
 std::int64_t padded_vocabulary(std::int64_t vocabulary, std::int64_t divisor);

@@ -149,6 +149,25 @@ TEST(RunConfig, TheBatchIsMicroTimesAccumulationTimesRanks) {
       names(refusal("{'train_batch_size': 8, 'gradient_accumulation_steps': 4}"), "leave one"));
 }
 
+TEST(RunConfig, BatchesThatNoNumberHoldsAreRefusedByName) {
+  const std::string large = "4503599627370496";  // 2^52
+  EXPECT_TRUE(names(refusal("{'gradient_accumulation_steps': " + large + "}", 2048),
+                    "gradient_accumulation_steps times ranks: 4503599627370496 times 2048 is "
+                    "2^63 or more"));
+  EXPECT_TRUE(names(refusal("{'train_batch_size': 4, 'gradient_accumulation_steps': " + large + "}",
+                            1, {{"train_micro_batch_size_per_gpu", "4096"}}),
+                    "train_micro_batch_size_per_gpu times gradient_accumulation_steps"));
+  EXPECT_TRUE(names(refusal("{'gradient_accumulation_steps': 1}", 1,
+                            {{"train_micro_batch_size_per_gpu", large}, {"train_iters", large}}),
+                    "train_iters times train_batch_size"));
+  EXPECT_TRUE(names(
+      refusal("{'eval_iters': " + large + "}", 1, {{"train_micro_batch_size_per_gpu", "4096"}}),
+      "eval_iters times train_batch_size"));
+  EXPECT_TRUE(names(refusal("{'eval_iters': 1125899906842624, 'eval_interval': 1}", 1,
+                            {{"train_iters", "1000000"}}),
+                    "evaluations times their samples"));
+}
+
 TEST(RunConfig, ContradictionsAndMissingNumbersAreRefused) {
   EXPECT_TRUE(names(refusal("{'train_epochs': 1}"), "train_iters or train_epochs"));
   EXPECT_TRUE(names(refusal("{'train_data_paths': ['x']}"), "data_path (cut by split) or"));

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "metala/base/checked_product.h"
 #include "metala/base/error.h"
 #include "metala/data/sample_index.h"
 #include "metala/train/run_config.h"
@@ -34,16 +35,25 @@ void settle_batch(RunConfig& c, std::int64_t ranks) {
           all, micro, accumulation);
   require(all > 0 || micro > 0,
           "give train_micro_batch_size_per_gpu or train_batch_size: sequences in a step");
+  const auto times_ranks = [&] {
+    return checked_product("gradient_accumulation_steps times ranks", accumulation, ranks);
+  };
+  const auto product = [&] {
+    return checked_product(
+        "train_micro_batch_size_per_gpu times gradient_accumulation_steps times ranks", micro,
+        times_ranks());
+  };
   if (all == 0) {
     if (accumulation == 0) accumulation = 1;
-    all = micro * accumulation * ranks;
+    all = product();
   } else if (micro == 0) {
     if (accumulation == 0) accumulation = 1;
-    micro = all / (accumulation * ranks);
+    micro = all / times_ranks();
   } else if (accumulation == 0) {
-    accumulation = all / (micro * ranks);
+    accumulation =
+        all / checked_product("train_micro_batch_size_per_gpu times ranks", micro, ranks);
   }
-  require(micro > 0 && accumulation > 0 && all == micro * accumulation * ranks,
+  require(micro > 0 && accumulation > 0 && all == product(),
           "train_batch_size {} is not train_micro_batch_size_per_gpu {} times "
           "gradient_accumulation_steps {} times {} ranks; leave one of them out",
           all, micro, accumulation, ranks);
@@ -59,6 +69,8 @@ void settle_length(RunConfig& c) {
           "lr_decay_fraction is {}; wanted 0 to 1", c.lr_decay_fraction);
   require(c.lr_decay_iters == 0 || c.lr_decay_fraction == 0,
           "give lr_decay_iters or lr_decay_fraction, not both");
+  training_samples(c);
+  validation_samples(c);
   if (c.train_iters == 0) return;
   if (c.lr_decay_fraction > 0) {
     c.lr_decay_iters =
@@ -177,6 +189,19 @@ void settle(RunConfig& c, std::int64_t ranks) {
   check_labels_and_packing(c);
   check_checkpoints(c);
   check_config(model_config(c, 1), "the configuration");
+}
+
+std::int64_t training_samples(const RunConfig& c) {
+  return checked_product("train_iters times train_batch_size", c.train_iters, c.train_batch_size);
+}
+
+std::int64_t evaluation_samples(const RunConfig& c) {
+  return checked_product("eval_iters times train_batch_size", c.eval_iters, c.train_batch_size);
+}
+
+std::int64_t validation_samples(const RunConfig& c) {
+  const std::int64_t evaluations = c.eval_interval > 0 ? c.train_iters / c.eval_interval + 1 : 1;
+  return checked_product("evaluations times their samples", evaluations, evaluation_samples(c));
 }
 
 std::int64_t padded_vocabulary(std::int64_t vocabulary, std::int64_t divisor) {
