@@ -74,6 +74,17 @@ TEST(Program, OptionsWithoutEffectAreMisuse) {
   EXPECT_TRUE(refuses(metala("train x -o y --master a:1"), 2, "--master needs --ranks"));
   EXPECT_TRUE(refuses(metala("train x -o y --local-rank 1"), 2, "--local-rank needs --ranks"));
   EXPECT_TRUE(refuses(metala("data show x --ids --tokenizer y"), 2, "excludes"));
+  EXPECT_TRUE(refuses(metala("plot x -o x.svg --width 50"), 2, "--width is for the terminal"));
+  EXPECT_TRUE(refuses(metala("plot x -o x.svg --height 9"), 2, "--height is for the terminal"));
+  for (const char* option : {"decode", "--weights q8", "--batch 2", "--sequences 3"}) {
+    const std::string name = std::string(option) == "decode" ? "what" : option;
+    EXPECT_TRUE(refuses(metala(std::string("bench --compare --width 3 ") + option), 2,
+                        name.substr(0, name.find(' ')) + " is not for --compare"));
+  }
+  for (const char* what : {"", "decode ", "--compare "}) {
+    EXPECT_TRUE(refuses(metala(std::string("bench --width 3 --filter x ") + what), 2,
+                        "--filter is for metala bench ops"));
+  }
 }
 
 TEST(Program, GreedyAndHowToDrawContradictEachOther) {

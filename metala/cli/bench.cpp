@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -321,6 +322,19 @@ void run(Options& options) {
   report.finish();
 }
 
+void refuse_idle_options(const CLI::App& bench, const Options& o) {
+  const auto refuse = [&](std::initializer_list<const char*> names, const char* why) {
+    for (const char* name : names) {
+      if (bench.get_option(name)->count() > 0) throw UsageError(fmt::format("{} {}", name, why));
+    }
+  };
+  if (o.what != "ops") refuse({"--filter"}, "is for metala bench ops");
+  if (o.compare) {
+    refuse({"what", "--weights", "--batch", "--sequences"},
+           "is not for --compare, which has rows of its own");
+  }
+}
+
 }  // namespace
 
 void add_bench(CLI::App& app) {
@@ -368,7 +382,10 @@ void add_bench(CLI::App& app) {
                     "sequences, and prefill, in "
                     "one table beside published figures of llama.cpp");
   command->add_flag("--json", o.json, "Print JSON, raw samples included");
-  command->callback([options] { run(*options); });
+  command->callback([options, command] {
+    refuse_idle_options(*command, *options);
+    run(*options);
+  });
 }
 
 }  // namespace metala::cli

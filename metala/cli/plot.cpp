@@ -116,7 +116,14 @@ void add_plot(CLI::App& app) {
   command->add_option("--height", o->height, "Rows")
       ->capture_default_str()
       ->check(CLI::Range(4, 100));
-  command->callback([o] { run(*o); });
+  command->callback([o, command] {
+    for (const char* size : {"--width", "--height"}) {
+      if (!o->output.empty() && command->get_option(size)->count() > 0) {
+        throw UsageError(fmt::format("{} is for the terminal; -o has a size of its own", size));
+      }
+    }
+    run(*o);
+  });
 }
 
 }  // namespace metala::cli
