@@ -193,6 +193,12 @@ TEST(Training, TheLossFallsAndTheRunLeavesMetricsCurveAndAWholeModel) {
   std::string deeper = train(run, "--steps 60 --resume --learning-rate 1e-2 --accumulation 2");
   deeper.replace(deeper.find("--layers 2"), 10, "--layers 3");
   EXPECT_NE(metala(deeper).err.find("its model has --layers 2, not 3"), std::string::npos);
+  const std::string resumed = "train " + text + " --resume --steps 60 --output " + run;
+  const std::string sized = resumed + " --width 32 --heads 2 --glu-width 48";
+  EXPECT_NE(metala(sized + " --preset small").err.find("its model has --preset's layers 2, not 6"),
+            std::string::npos);
+  EXPECT_NE(metala(resumed + " --untied").err.find("its model has --untied false, not true"),
+            std::string::npos);
 }
 
 class Generation : public testing::Test {

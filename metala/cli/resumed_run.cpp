@@ -147,10 +147,21 @@ void check_same_model(const TrainCommand& o, const Config& there, const std::str
     if (o.resume) check("vocab_size, padded,", o.config.vocab_size, there.vocab_size);
     return;
   }
-  if (o.layers > 0) check("--layers", o.layers, there.layers);
-  if (o.width > 0) check("--width", o.width, there.width);
-  if (o.heads > 0) check("--heads", o.heads, there.heads);
-  if (o.glu_width > 0 && o.task != "mqar") check("--glu-width", o.glu_width, there.glu_width);
+  // What the flags ask for; the others leave the model as it is.
+  const auto check_size = [&](std::int64_t given, const char* key, const char* of_preset,
+                              std::int64_t asked, std::int64_t found) {
+    if (given > 0) {
+      check(key, given, found);
+    } else if (!o.preset.empty()) {
+      check(of_preset, asked, found);
+    }
+  };
+  check_size(o.layers, "--layers", "--preset's layers", o.config.layers, there.layers);
+  check_size(o.width, "--width", "--preset's width", o.config.width, there.width);
+  check_size(o.heads, "--heads", "--preset's heads", o.config.heads, there.heads);
+  check_size(o.glu_width, "--glu-width", "--preset's GLU width", o.config.glu_width,
+             there.glu_width);
+  if (o.untied) check("--untied", true, !there.tie_word_embeddings);
 }
 
 void restore_scaler(Trainer& trainer, const std::string& saved) {

@@ -66,8 +66,7 @@ void add_data_options(CLI::App& command, TrainCommand& o) {
 }
 
 void add_model_options(CLI::App& command, TrainCommand& o) {
-  command.add_option("--preset", o.preset, "Size: nano, tiny, small, medium, 360m")
-      ->capture_default_str()
+  command.add_option("--preset", o.preset, "Size: nano, tiny, small, medium, 360m; default: tiny")
       ->check(CLI::IsMember({"nano", "tiny", "small", "medium", "360m"}));
   const auto size = [&](const char* name, std::int64_t& value, const char* help) {
     command.add_option(name, value, help)->check(positive());
@@ -184,8 +183,9 @@ void add_train_options(CLI::App& command, TrainCommand& o) {
 }
 
 void apply_text_defaults(TrainCommand& o, const Tokenizer& tokenizer) {
+  const std::string name = o.preset.empty() ? "tiny" : o.preset;
   const auto* preset = std::find_if(std::begin(presets), std::end(presets),
-                                    [&](const Preset& p) { return o.preset == p.name; });
+                                    [&](const Preset& p) { return name == p.name; });
   Config& c = o.config;
   const auto given = [](std::int64_t option, std::int64_t otherwise) {
     return option > 0 ? option : otherwise;

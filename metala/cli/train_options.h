@@ -19,7 +19,7 @@ namespace metala::cli {
 struct TrainCommand {
   std::string task = "text";
   std::string output;
-  std::string preset = "tiny";
+  std::string preset;  // empty: tiny, or the model's that a run goes on with
   std::string init_from;
   bool resume = false;
   TextDataOptions data;
