@@ -42,6 +42,20 @@ std::size_t regular_size(const std::string& path, const Descriptor& file) {
   return static_cast<std::size_t>(status.st_size);
 }
 
+// The file that a path names behind links, also where it is not there yet.
+std::string behind_links(const std::string& path) {
+  constexpr int most = 40;  // as Linux follows
+  fs::path at = path;
+  std::error_code failure;
+  for (int links = 0; fs::is_symlink(fs::symlink_status(at, failure)); ++links) {
+    require(links < most, "{}: cannot write: more than {} links in a row", path, most);
+    const fs::path next = fs::read_symlink(at, failure);
+    require(!failure, "{}: cannot write: {}", path, failure.message());
+    at = at.parent_path() / next;
+  }
+  return at.string();
+}
+
 }  // namespace
 
 MappedFile MappedFile::open(const std::string& path) {
@@ -73,7 +87,8 @@ void write_file_atomically(const std::string& path,
   const fs::file_status before = fs::status(path, absent);
   require(!fs::exists(before) || fs::is_regular_file(before),
           "{}: cannot write: it is not a regular file", path);
-  const std::string aside = fmt::format("{}.{}.tmp", path, getpid());
+  const std::string target = behind_links(path);
+  const std::string aside = fmt::format("{}.{}.tmp", target, getpid());
   try {
     std::ofstream out(aside, std::ios::binary | std::ios::trunc);
     require(out.good(), "{}: cannot write: {}", path, reason());
@@ -83,14 +98,14 @@ void write_file_atomically(const std::string& path,
     require(out.good(), "{}: write failed: {}", path, errno == 0 ? "the disk is full?" : reason());
     out.close();
     sync_file(aside);
-    require(std::rename(aside.c_str(), path.c_str()) == 0, "{}: cannot rename into place: {}", path,
-            reason());
+    require(std::rename(aside.c_str(), target.c_str()) == 0, "{}: cannot rename into place: {}",
+            path, reason());
   } catch (...) {
     std::error_code ignored;
     fs::remove(aside, ignored);
     throw;
   }
-  const fs::path parent = fs::path(path).parent_path();
+  const fs::path parent = fs::path(target).parent_path();
   sync_folder(parent.empty() ? "." : parent.string());
 }
 

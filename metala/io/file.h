@@ -29,8 +29,9 @@ class MappedFile {
 // The whole file; Error when it is larger than `limit`.
 std::string read_file(const std::string& path, std::size_t limit);
 
-// Writes beside `path`, syncs, renames over it, syncs the folder. When anything fails (the disk is
-// full, `write` throws) the old file is untouched, nothing new is left behind, and Error says why.
+// Writes beside `path`, syncs, renames over it, syncs the folder; where `path` is a link, beside
+// and over the file that it names. When anything fails (the disk is full, `write` throws) the old
+// file is untouched, nothing new is left behind, and Error says why.
 void write_file_atomically(const std::string& path,
                            const std::function<void(std::ostream&)>& write);
 void write_file_atomically(const std::string& path, const std::string& text);

@@ -165,6 +165,28 @@ TEST(File, AWriteThatFailsLeavesTheOldFileAndNothingElse) {
   EXPECT_THROW(write_file_atomically(folder / "no/such/folder/file", "x"), Error);
 }
 
+TEST(File, ALinkIsWrittenThroughAndStaysOne) {
+  const TemporaryFolder folder;
+  std::filesystem::create_directory(folder / "kept");
+  folder.spill("kept/file", "old");
+  std::filesystem::create_symlink("kept/file", folder / "near");
+  std::filesystem::create_symlink(folder / "near", folder / "far");
+  write_file_atomically(folder / "far", "new");
+  EXPECT_EQ(std::filesystem::read_symlink(folder / "far"), folder / "near");
+  EXPECT_EQ(std::filesystem::read_symlink(folder / "near"), "kept/file");
+  EXPECT_EQ(read_file(folder / "kept/file", 10), "new");
+
+  std::filesystem::create_symlink("kept/fresh", folder / "dangling");
+  write_file_atomically(folder / "dangling", "first");
+  EXPECT_TRUE(std::filesystem::is_symlink(folder / "dangling"));
+  EXPECT_EQ(read_file(folder / "kept/fresh", 10), "first");
+
+  std::filesystem::create_symlink("circle", folder / "circle");
+  EXPECT_THROW(write_file_atomically(folder / "circle", "x"), Error);
+  EXPECT_TRUE(std::filesystem::is_symlink(folder / "circle"));
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder / "kept"), {}), 2);
+}
+
 TEST(File, AFullDiskIsAnErrorAndLeavesNothing) {
   if (!std::filesystem::exists("/dev/full")) GTEST_SKIP() << "no /dev/full here";
   std::ofstream full("/dev/full");
