@@ -60,8 +60,8 @@ void Metrics::record(std::int64_t step, const MetricValues& values) {
   }
   lines_ << line.dump() << "\n";
   lines_.flush();
-  events_->flush();
   require(lines_.good(), "{}: write failed; is the disk full?", path_);
+  events_->flush();
 }
 
 std::vector<std::pair<double, double>> read_metrics_together(const std::string& path,

@@ -167,15 +167,20 @@ void keep_tensorboard_events_until(const std::string& folder, std::int64_t step)
 TensorBoardWriter::TensorBoardWriter(const std::string& folder) {
   std::array<char, 256> host{};
   gethostname(host.data(), host.size() - 1);
-  const std::string path = fmt::format("{}/events.out.tfevents.{:010}.{}.{}", folder,
-                                       static_cast<std::int64_t>(now()), host.data(), getpid());
-  out_.open(path, std::ios::binary | std::ios::app);
-  require(out_.good(), "{}: cannot write", path);
+  path_ = fmt::format("{}/events.out.tfevents.{:010}.{}.{}", folder,
+                      static_cast<std::int64_t>(now()), host.data(), getpid());
+  out_.open(path_, std::ios::binary | std::ios::app);
+  require(out_.good(), "{}: cannot write", path_);
   out_ << tensorboard_record(version_event(now()));
 }
 
 void TensorBoardWriter::scalar(std::int64_t step, std::string_view tag, double value) {
   out_ << tensorboard_record(scalar_event(now(), step, tag, static_cast<float>(value)));
+}
+
+void TensorBoardWriter::flush() {
+  out_.flush();
+  require(out_.good(), "{}: write failed; is the disk full?", path_);
 }
 
 }  // namespace metala

@@ -30,9 +30,11 @@ class TensorBoardWriter {
   // Creates events.out.tfevents.TIME.HOST.PID in the folder.
   explicit TensorBoardWriter(const std::string& folder);
   void scalar(std::int64_t step, std::string_view tag, double value);
-  void flush() { out_.flush(); }
+  // Throws Error naming the file when anything since the last flush could not be written.
+  void flush();
 
  private:
+  std::string path_;
   std::ofstream out_;
 };
 

@@ -1,9 +1,11 @@
 // The parts a training run is assembled from.
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <cmath>
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -253,6 +255,29 @@ TEST(Metrics, AResumedRunDropsTheRecordsAfterItsCheckpoint) {
   EXPECT_EQ(points[2].second, 1.0 / 3);
   EXPECT_EQ(points[3].second, 9);
   EXPECT_TRUE(read_metric(folder / "metrics.jsonl", "bad").empty());
+}
+
+TEST(Metrics, EventsThatFindNoRoomAreAnErrorThatNamesTheirFile) {
+  const TemporaryFolder folder;
+  // A limit on the size of files stands in for a full disk; an event is longer than its line.
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  const rlimit small = {400, before.rlim_max};
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+  std::string message;
+  std::int64_t step = 0;
+  try {
+    Metrics m(folder.path(), 0);
+    while (step < 100) m.record(++step, {{"loss", 1}});
+  } catch (const Error& e) {
+    message = e.what();
+  }
+  setrlimit(RLIMIT_FSIZE, &before);
+  std::signal(SIGXFSZ, handler);
+  EXPECT_LT(step, 10);
+  EXPECT_NE(message.find("events.out.tfevents."), std::string::npos) << message;
+  EXPECT_NE(message.find("write failed; is the disk full?"), std::string::npos) << message;
 }
 
 TEST(Metrics, OfStepsThatLackOneOfTwoMetricsNeitherIsRead) {
