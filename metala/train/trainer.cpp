@@ -160,10 +160,11 @@ StepReport Trainer::advance() {
   update.step = taken + 1;
   update.gradient_scale = 1 / scale;
   optimizer_.global_norm(norm_);
-  // Unguarded, the update is under way before anybody waits for the loss; it leaves the weights
-  // alone where the norm is not finite.
+  // Unguarded on a GPU, the update is under way before anybody waits for the loss; it leaves the
+  // weights alone where the norm is not finite.
   const bool guarded = options_.skip_spikes_above > 0;
-  if (!guarded) optimizer_.update(update, norm_);
+  const bool early = !guarded && options_.device.is_cuda();
+  if (early) optimizer_.update(update, norm_);
   if (!options_.mean_of_means) add_losses(weights.front());
   sum_over_ranks(loss, "losses");
   const double norm = norm_.to({}).data<double>()[0] / scale;
@@ -180,8 +181,8 @@ StepReport Trainer::advance() {
     report.loss_z = z.loss;
     report.norm_z = z.norm;
     report.skipped = std::max(z.loss, z.norm) > options_.skip_spikes_above;
-    if (!report.skipped) optimizer_.update(update, norm_);
   }
+  if (!early && !report.overflowed && !report.skipped) optimizer_.update(update, norm_);
   ++step_;
 
   report.step = step_;

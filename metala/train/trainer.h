@@ -72,7 +72,7 @@ struct StepReport {
   double loss_z = 0, norm_z = 0;  // of the spike guard, when it is on
   bool skipped = false;           // by it
   double loss_scale = 1;
-  bool overflowed = false;  // left out by the loss scaler: loss and norm are not finite
+  bool overflowed = false;  // left out by the loss scaler: loss or norm is not finite
   bool unlabelled = false;  // left out, as there was nothing to learn: loss and norm are NaN
   std::int64_t tokens = 0;
   double seconds = 0;
@@ -101,8 +101,9 @@ class Trainer {
   Trainer(Communicator&, const Config&, const Parameters&, const TrainingTask&, TrainerOptions);
 
   // From the current step to the last. Throws Error naming step and tensor when the loss or a
-  // gradient is not finite; nothing has been updated by it. Returns whether any rank was
-  // interrupted.
+  // gradient is not finite, before a checkpoint is written of it. Nothing has been updated by it;
+  // but a GPU updates before the loss is known (unless spikes are left out), and so has, where all
+  // gradients are finite and only the loss is not. Returns whether any rank was interrupted.
   bool run(const TrainerEvents&);
 
   // One step. Throws as `run` does. A step whose tokens all have no label changes no weight; fifty
