@@ -166,6 +166,18 @@ TEST(Inspect, ListsOneFileOfTensorsOfAnyType) {
   EXPECT_EQ(report["tensors"][0]["bytes"], 48);
 }
 
+TEST(Inspect, NamesOfTensorsStayOnTheirLine) {
+  const Folder folder;
+  const std::string header =
+      R"({"a\n\u001b[2Jb": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}})";
+  std::string file(8, '\0');
+  file[0] = static_cast<char>(header.size());
+  spill(folder / "odd.safetensors", file + header + "x");
+  const Outcome o = metala("inspect " + (folder / "odd.safetensors"));
+  EXPECT_EQ(o.status, 0) << o.err;
+  EXPECT_NE(o.out.find("\na??[2Jb "), std::string::npos) << o.out;
+}
+
 TEST(Inspect, AModelThatCannotBeUsedIsListedAndFails) {
   const Folder folder;
   std::filesystem::copy(foreign + "torch_zip", folder / "in");

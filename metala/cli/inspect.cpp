@@ -10,6 +10,7 @@
 
 #include "metala/cli/commands.h"
 #include "metala/cli/neox_options.h"
+#include "metala/io/printable.h"
 #include "metala/io/safetensors.h"
 #include "metala/io/tensor_files.h"
 #include "metala/io/torch_file.h"
@@ -181,9 +182,9 @@ void print(const Report& report) {
   fmt::print("{} ({})\n", report.path, report.format);
   for (const auto& [key, value] : report.config.items()) fmt::print("  {} {}\n", key, value.dump());
   std::size_t widest = 0;
-  for (const auto& t : report.tensors) widest = std::max(widest, t.name.size());
+  for (const auto& t : report.tensors) widest = std::max(widest, printable(t.name).size());
   for (const auto& t : report.tensors) {
-    fmt::print("{:<{}}  {:>5}  {:>14}  {:>12}\n", t.name, widest, t.info.dtype,
+    fmt::print("{:<{}}  {:>5}  {:>14}  {:>12}\n", printable(t.name), widest, t.info.dtype,
                fmt::format("[{}]", fmt::join(t.info.shape, ", ")), t.bytes);
   }
   fmt::print("{} tensors, {} elements, {} bytes\n", report.tensors.size(), total_elements(report),
