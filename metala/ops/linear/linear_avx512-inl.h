@@ -13,6 +13,7 @@
 #endif
 #include <immintrin.h>
 
+#include <atomic>
 #include <cstring>
 
 #define METALA_AVX512_INLINE                                                        \
@@ -24,6 +25,26 @@ namespace metala::linear::cpu::avx512 {
 constexpr std::size_t width = 16;     // lanes of 32 bits of a vector
 constexpr std::size_t lane_rows = 8;  // of x, each in two neighbouring lanes, for two rows of W
 constexpr std::size_t block_panels = block_lanes / lane_rows;
+
+// Whether this processor has what functions here are compiled for.
+inline bool supported() {
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("fma");
+}
+
+// A form that is used where the processor has it, unless a test wants the other one.
+class Form {
+ public:
+  explicit Form(bool supported) : supported_(supported), on_(supported) {}
+  bool on() const { return on_.load(std::memory_order_relaxed); }
+  void set(bool on) { on_.store(on && supported_, std::memory_order_relaxed); }
+
+ private:
+  const bool supported_;
+  std::atomic<bool> on_;
+};
 
 METALA_AVX512_INLINE __mmask16 first_lanes(std::size_t count) {
   return count >= width ? __mmask16{0xffff} : static_cast<__mmask16>((1u << count) - 1);

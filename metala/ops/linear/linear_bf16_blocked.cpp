@@ -6,8 +6,6 @@
 // of x take ten loads for 16 such instructions.
 #include "metala/ops/linear/linear_bf16_cpu.h"
 
-#include <atomic>
-
 #include "metala/ops/linear/linear_avx512-inl.h"
 
 #if defined(__x86_64__)
@@ -161,27 +159,19 @@ METALA_BF16 void lay_out_words(const float* x, std::size_t stride, std::size_t c
   }
 }
 
-bool supported() {
-  __builtin_cpu_init();
-  return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512f") &&
-         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") &&
-         __builtin_cpu_supports("fma");
-}
-
-std::atomic<bool>& enabled() {
-  static std::atomic<bool> on{supported()};
-  return on;
+avx512::Form& form() {
+  static avx512::Form only(avx512::supported() && __builtin_cpu_supports("avx512bf16"));
+  return only;
 }
 
 }  // namespace
 
 bool available() {
-  return enabled().load(std::memory_order_relaxed);
+  return form().on();
 }
 
 void set_available(bool on) {
-  enabled().store(on && supported(), std::memory_order_relaxed);
+  form().set(on);
 }
 
 void lay_out(const float* x, std::size_t stride, std::size_t count, std::size_t columns,

@@ -6,8 +6,6 @@
 // are sixteen rows of x would take nine, and eight rows of x fill a vector. A group's sums begin
 // with what the offset of the weights counts too much taken away, and are below 32 * 255 * 127 <
 // 2^24.
-#include <atomic>
-
 #include "metala/ops/linear/linear_vnni-inl.h"
 
 #if defined(__x86_64__)
@@ -220,27 +218,19 @@ METALA_VNNI void lay_out_groups(const RoundedRows& x, std::size_t row, std::size
   }
 }
 
-bool supported() {
-  __builtin_cpu_init();
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni") &&
-         __builtin_cpu_supports("fma");
-}
-
-std::atomic<bool>& enabled() {
-  static std::atomic<bool> on{supported()};
-  return on;
+avx512::Form& form() {
+  static avx512::Form only(avx512::supported() && __builtin_cpu_supports("avx512vnni"));
+  return only;
 }
 
 }  // namespace
 
 bool available() {
-  return enabled().load(std::memory_order_relaxed);
+  return form().on();
 }
 
 void set_available(bool on) {
-  enabled().store(on && supported(), std::memory_order_relaxed);
+  form().set(on);
 }
 
 void lay_out(const RoundedRows& x, std::size_t row, std::size_t count, std::size_t first,
