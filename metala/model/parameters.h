@@ -70,7 +70,7 @@ class Parameters {
   Parameters cast(DType) const;
   // On a GPU, matrices in `type` (f32 or bf16) and everything else in f32; what is so already is
   // shared, not copied. Matrices that multiply the same vector lie one after the other, so that one
-  // product can take them all. Matrices in blocks are widened.
+  // product can take them all. Matrices in blocks are widened, those in f16 rounded to bf16.
   Parameters on(Device, DType type) const;
 
  private:
