@@ -11,6 +11,8 @@
 #include <system_error>
 #include <thread>
 
+#include "metala/base/shares.h"
+
 namespace metala {
 namespace {
 
@@ -63,14 +65,13 @@ class Team {
     const std::unique_lock lock(mutex_, std::try_to_lock);
     if (!lock.owns_lock()) return false;
     hire(threads - 1);
-    tasks_ = tasks;
+    shares_.deal(tasks, threads);
     work_ = &work;
     helpers_.store(threads - 1, std::memory_order_relaxed);
-    next_.store(0, std::memory_order_relaxed);
     const std::uint32_t loop = state_.load(std::memory_order_relaxed) + one_loop;
     state_.store(loop | joinable);
     state_.notify_all();
-    take_part();
+    take_part(0);
     state_.fetch_and(~joinable);
     wait_for(state_, [](std::uint32_t state) { return (state & inside) == 0; });
     return true;
@@ -81,13 +82,9 @@ class Team {
   static constexpr std::uint32_t joinable = 1u << 12;
   static constexpr std::uint32_t one_loop = 1u << 13;
 
-  void take_part() {
+  void take_part(int index) {
     working = true;
-    for (;;) {
-      const std::int64_t task = next_.fetch_add(1, std::memory_order_relaxed);
-      if (task >= tasks_) break;
-      (*work_)(task);
-    }
+    for (std::int64_t task; (task = shares_.take(index)) >= 0;) (*work_)(task);
     working = false;
   }
 
@@ -100,7 +97,7 @@ class Team {
       });
       last = seen / one_loop;
       if (index > helpers_.load(std::memory_order_relaxed) || !join(seen)) continue;
-      take_part();
+      take_part(index);
       leave();
     }
   }
@@ -136,10 +133,9 @@ class Team {
 
   std::mutex mutex_;
   int hired_ = 0;
-  // Apart, since helpers look at the first and all take numbers from the second.
+  // Apart from the others, since helpers look at it.
   alignas(64) std::atomic<std::uint32_t> state_{0};
-  alignas(64) std::atomic<std::int64_t> next_{0};
-  alignas(64) std::int64_t tasks_ = 0;
+  alignas(64) Shares shares_;
   FunctionRef<void(std::int64_t)>* work_ = nullptr;
   std::atomic<int> helpers_{0};  // may work on this loop; read before joining it
 };
@@ -184,7 +180,7 @@ bool in_parallel() {
 void parallel_tasks(std::int64_t n, FunctionRef<void(std::int64_t)> f) {
   if (n > 1 && !working) {
     const auto threads = static_cast<int>(std::min<std::int64_t>(n, thread_count()));
-    if (threads > 1 && team().run(n, f, threads)) return;
+    if (threads > 1 && n <= Shares::most && team().run(n, f, threads)) return;
   }
   for (std::int64_t i = 0; i < n; ++i) f(i);
 }

@@ -26,7 +26,8 @@ int thread_index();
 // Whether this thread is within a loop, so that a further one would run on it alone.
 bool in_parallel();
 
-// Calls f(i) for each i in 0..n, handed out one at a time: for tasks of unequal length.
+// Calls f(i) for each i in 0..n, handed out one at a time: for tasks of unequal length. Those of a
+// thread are neighbours as far as its share of them reaches (base/shares.h).
 void parallel_tasks(std::int64_t n, FunctionRef<void(std::int64_t)> f);
 
 // Calls f(begin, end) on ranges that cover 0..n, each of at least `grain` indices: one for each
