@@ -42,12 +42,13 @@ void load_token(const Head<float>& h, std::int64_t t, Token& token) {
 }
 
 // A state comes from memory, and its rows are taken up in an order that the hardware's prefetchers
-// do not follow: with this many rows on their way a step waits for bandwidth alone.
+// do not follow: with this many rows on their way a step waits for bandwidth alone. The rows after
+// a head's last are those of the head that its thread takes next.
 constexpr std::int64_t rows_ahead = 16;
 
 HWY_INLINE void prefetch_rows(const Head<float>& h, std::int64_t begin, std::int64_t end) {
   constexpr std::int64_t line = 64 / sizeof(float);
-  for (std::int64_t i = begin; i < std::min(end, h.key_width); ++i) {
+  for (std::int64_t i = begin; i < end; ++i) {
     for (std::int64_t j = 0; j < h.value_width; j += line) hwy::Prefetch(h.before[i] + j);
   }
 }
