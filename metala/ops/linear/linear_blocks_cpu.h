@@ -23,6 +23,17 @@ struct Panels {
   }
 };
 
+// x is rounded and laid out in parts of so many columns of a panel.
+constexpr std::size_t part_columns = 256;
+constexpr std::size_t part_groups = part_columns / quantized::group;
+
+// Rows of such a part in bytes, up to two vectors' of the longest that there are.
+struct RoundedPart {
+  static constexpr std::size_t most_rows = 128;
+  alignas(64) std::int8_t bytes[most_rows][part_columns];
+  float steps[most_rows][part_groups];
+};
+
 // Of each lane of x in bytes, for the form that every processor has: pairs of columns as 16-bit
 // integers and after those of a group its step.
 constexpr std::size_t words_of(std::size_t columns) {
@@ -63,6 +74,13 @@ class Ahead {
 std::size_t float_lanes();
 void lay_out_floats(const float* x, std::size_t stride, std::size_t count, std::size_t columns,
                     bool of_bf16, float* to);
+
+// Of integers: lanes of a panel for so many rows of x, the first `groups` groups of `count` rows of
+// x, zero past `count`, and as block_of_floats.
+std::size_t integer_lanes(std::size_t rows);
+void lay_out_integers(const RoundedPart& x, std::size_t count, std::size_t groups,
+                      std::size_t lanes, std::int32_t* to);
+void block_of_integers(const WeightRows&, const WeightRows& next, const Panels& x, float* sums);
 
 // sums[n][o] = w[o] . x[n] in rows of block_rows, while what is `next` is fetched into the cache.
 void block_of_floats(const WeightRows& w, const WeightRows& next, const Panels& x, float* sums);

@@ -77,9 +77,12 @@ struct RoundedRows {
   float* steps(std::size_t row) const { return all_steps.data<float>() + row * (width / 32); }
 };
 RoundedRows rounded(const Tensor& x);
+// n elements of a row, a multiple of 32.
+void round_row(const float* x, std::size_t n, std::int8_t* to, float* steps);
 
 // x as it meets W in bf16: each element the nearest bf16, in f32.
 Tensor rounded_to_bf16(const Tensor& x);
+void round_to_bf16(const float* x, std::size_t n, float* to);
 
 double flops_of(const Tensor& x, std::span<const Map>);
 bool any_in_blocks(std::span<const Map>);

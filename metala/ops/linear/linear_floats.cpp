@@ -237,13 +237,16 @@ std::size_t float_lanes() {
   return HWY_DYNAMIC_DISPATCH(float_lanes)();
 }
 
+void round_to_bf16(const float* x, std::size_t n, float* to) {
+  HWY_DYNAMIC_DISPATCH(round_to_bf16)(x, n, to);
+}
+
 Tensor rounded_to_bf16(const Tensor& x) {
   const Tensor to = Tensor::uninitialized(x.shape());
-  const auto round = HWY_DYNAMIC_DISPATCH(round_to_bf16);
   parallel_ranges(x.size(0), 8, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t r = begin; r < end; ++r) {
-      round(x.data<float>() + r * x.stride(0), static_cast<std::size_t>(x.size(1)),
-            to.data<float>() + r * to.stride(0));
+      round_to_bf16(x.data<float>() + r * x.stride(0), static_cast<std::size_t>(x.size(1)),
+                    to.data<float>() + r * to.stride(0));
     }
   });
   return to;

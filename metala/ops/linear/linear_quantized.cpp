@@ -195,16 +195,19 @@ void stream_integers(const WeightRows& w, const std::int16_t* x, const RoundedRo
   HWY_DYNAMIC_DISPATCH(stream_integers)(w, x, rows, results);
 }
 
+void round_row(const float* x, std::size_t n, std::int8_t* to, float* steps) {
+  HWY_DYNAMIC_DISPATCH(round_row)(x, n, to, steps);
+}
+
 RoundedRows rounded(const Tensor& x) {
   const auto rows = static_cast<std::size_t>(x.size(0)), n = static_cast<std::size_t>(x.size(1));
   const RoundedRows to = {Tensor::uninitialized({x.size(0), x.size(1)}, DType::u8),
                           Tensor::uninitialized({x.size(0), x.size(1) / quantized::group}), rows,
                           n};
-  const auto round = HWY_DYNAMIC_DISPATCH(round_row);
   parallel_ranges(x.size(0), 8, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
       const auto r = static_cast<std::size_t>(i);
-      round(x.data<float>() + i * x.stride(0), n, to.bytes(r), to.steps(r));
+      round_row(x.data<float>() + i * x.stride(0), n, to.bytes(r), to.steps(r));
     }
   });
   return to;

@@ -191,17 +191,17 @@ METALA_VNNI void sums_of_blocks(const WeightRows& w, const WeightRows& next, con
   }
 }
 
-METALA_VNNI void lay_out_groups(const RoundedRows& x, std::size_t row, std::size_t count,
-                                std::size_t first, std::size_t groups, std::int32_t* to) {
+METALA_VNNI void lay_out_groups(const RoundedPart& x, std::size_t count, std::size_t groups,
+                                std::int32_t* to) {
   const auto live = static_cast<__mmask8>(first_lanes(count));
   const __m256i apart = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
-                                           _mm256_set1_epi32(static_cast<int>(x.width / group)));
+                                           _mm256_set1_epi32(static_cast<int>(part_groups)));
   const __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
   const __m512i ones = _mm512_set1_epi8(1);
-  for (std::size_t g = first; g < first + groups; ++g, to += words_of_group) {
+  for (std::size_t g = 0; g < groups; ++g, to += words_of_group) {
     __m256i rows[lane_rows];
     for (std::size_t n = 0; n < lane_rows; ++n) {
-      const auto* from = reinterpret_cast<const __m256i*>(x.bytes(row + n) + g * group);
+      const auto* from = reinterpret_cast<const __m256i*>(x.bytes[n] + g * group);
       rows[n] = n < count ? _mm256_loadu_si256(from) : _mm256_setzero_si256();
     }
     __m512i columns[group / 4], sum = _mm512_setzero_si512();
@@ -211,8 +211,8 @@ METALA_VNNI void lay_out_groups(const RoundedRows& x, std::size_t row, std::size
       sum = _mm512_dpbusd_epi32(sum, ones, columns[c]);
     }
     _mm512_store_si512(to + group / 4 * width, _mm512_sub_epi32(_mm512_setzero_si512(), sum));
-    const __m256 step = _mm256_mmask_i32gather_ps(_mm256_setzero_ps(), live, apart,
-                                                  x.steps(row) + g, sizeof(float));
+    const __m256 step =
+        _mm256_mmask_i32gather_ps(_mm256_setzero_ps(), live, apart, x.steps[0] + g, sizeof(float));
     _mm512_store_ps(to + (group / 4 + 1) * width,
                     _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(step)));
   }
@@ -233,9 +233,8 @@ void set_available(bool on) {
   form().set(on);
 }
 
-void lay_out(const RoundedRows& x, std::size_t row, std::size_t count, std::size_t first,
-             std::size_t groups, std::int32_t* to) {
-  lay_out_groups(x, row, count, first, groups, to);
+void lay_out(const RoundedPart& x, std::size_t count, std::size_t groups, std::int32_t* to) {
+  lay_out_groups(x, count, groups, to);
 }
 
 void block_of_integers(const WeightRows& w, const WeightRows& next, const Panels& x, float* sums) {
@@ -250,8 +249,7 @@ bool available() {
   return false;
 }
 void set_available(bool) {}
-void lay_out(const RoundedRows&, std::size_t, std::size_t, std::size_t, std::size_t,
-             std::int32_t*) {}
+void lay_out(const RoundedPart&, std::size_t, std::size_t, std::int32_t*) {}
 void block_of_integers(const WeightRows&, const WeightRows&, const Panels&, float*) {}
 }  // namespace metala::linear::cpu::vnni
 #endif

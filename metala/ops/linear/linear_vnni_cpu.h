@@ -31,10 +31,8 @@ constexpr std::size_t words_of(std::size_t columns) {
   return columns / quantized::group * 10;
 }
 
-// The groups [first, first + groups) of `count` rows of x from `row` on, at most lane_rows; zero
-// past `count`.
-void lay_out(const RoundedRows& x, std::size_t row, std::size_t count, std::size_t first,
-             std::size_t groups, std::int32_t* to);
+// The first `groups` groups of `count` rows of x, at most lane_rows; zero past `count`.
+void lay_out(const RoundedPart& x, std::size_t count, std::size_t groups, std::int32_t* to);
 
 // As its portable form, for these panels.
 void block_of_integers(const WeightRows&, const WeightRows& next, const Panels& x, float* sums);
