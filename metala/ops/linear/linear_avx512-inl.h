@@ -92,17 +92,20 @@ METALA_AVX512_INLINE void put_sums(const float (*from)[block_panels][width], std
                                    float* to) {
   __m512d pairs[4];
   for (std::size_t i = 0; i < 4; ++i) pairs[i] = _mm512_load_pd(from[i][panel]);
-  // Even rows of x in the first of two, odd ones in the second.
-  const __m512d first[2] = {_mm512_unpacklo_pd(pairs[0], pairs[1]),
-                            _mm512_unpackhi_pd(pairs[0], pairs[1])};
-  const __m512d second[2] = {_mm512_unpacklo_pd(pairs[2], pairs[3]),
-                             _mm512_unpackhi_pd(pairs[2], pairs[3])};
-  for (std::size_t n = 0; n < lane_rows; ++n) {
-    alignas(64) double a[width / 2], b[width / 2];
-    _mm512_store_pd(a, first[n % 2]);
-    _mm512_store_pd(b, second[n % 2]);
-    std::memcpy(to + n * block_rows, a + n / 2 * 2, 16);
-    std::memcpy(to + n * block_rows + 4, b + n / 2 * 2, 16);
+  const __m512i lower = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+  const __m512i upper = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+  for (std::size_t odd = 0; odd < 2; ++odd) {  // rows odd, odd + 2, odd + 4 and odd + 6 of x
+    const __m512d first =
+        odd == 0 ? _mm512_unpacklo_pd(pairs[0], pairs[1]) : _mm512_unpackhi_pd(pairs[0], pairs[1]);
+    const __m512d second =
+        odd == 0 ? _mm512_unpacklo_pd(pairs[2], pairs[3]) : _mm512_unpackhi_pd(pairs[2], pairs[3]);
+    const __m512 rows[2] = {_mm512_castpd_ps(_mm512_permutex2var_pd(first, lower, second)),
+                            _mm512_castpd_ps(_mm512_permutex2var_pd(first, upper, second))};
+    for (std::size_t i = 0; i < 2; ++i) {
+      float* const row = to + (odd + 4 * i) * block_rows;
+      _mm256_storeu_ps(row, _mm512_castps512_ps256(rows[i]));
+      _mm256_storeu_ps(row + 2 * block_rows, _mm512_extractf32x8_ps(rows[i], 1));
+    }
   }
 }
 

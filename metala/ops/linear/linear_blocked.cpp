@@ -120,6 +120,10 @@ LaidOut laid_out_integers(const Tensor& x, bool by_vnni) {
            }}};
 }
 
+// Rows of results that are fetched before a block is multiplied: where there are many, multiplying
+// takes so long that a wait for them does not count.
+constexpr std::size_t fetched_rows = 32;
+
 // Lays out a part of the first form that has so many, or of one after it.
 void lay_out_part(std::span<const LaidOut* const> forms, std::size_t part) {
   for (const LaidOut* form : forms) {
@@ -184,12 +188,13 @@ void forward_blocked(const Tensor& x, std::span<const Map> maps, bool accumulate
                                                : block_of_floats;
     alignas(64) float sums[block_lanes * block_rows];
     if (in == 0) std::fill_n(sums, block_lanes * block_rows, 0.0f);
+    for (std::size_t n = 0; n < std::min(static_cast<std::size_t>(rows), fetched_rows); ++n) {
+      results.fetch(n, w.count);
+    }
     for (std::size_t first = 0; first < static_cast<std::size_t>(rows); first += block_lanes) {
       const std::size_t live = std::min(block_lanes, static_cast<std::size_t>(rows) - first);
       if (in > 0) multiply(w, next, laid_out.panels(first), sums);
-      for (std::size_t n = 0; n < live; ++n) {
-        results.put_row(first + n, w.count, sums + n * block_rows);
-      }
+      put_sums(results, first, live, w.count, sums);
     }
   };
   // Each thread knows the block after the one that it works on, for its weights to be on their way.

@@ -85,4 +85,8 @@ void block_of_integers(const WeightRows&, const WeightRows& next, const Panels& 
 // sums[n][o] = w[o] . x[n] in rows of block_rows, while what is `next` is fetched into the cache.
 void block_of_floats(const WeightRows& w, const WeightRows& next, const Panels& x, float* sums);
 
+// The sums of `count` rows of W with `rows` rows of x from `first` on, to where results go.
+void put_sums(const Results& to, std::size_t first, std::size_t rows, std::size_t count,
+              const float* sums);
+
 }  // namespace metala::linear::cpu

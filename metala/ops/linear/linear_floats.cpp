@@ -223,6 +223,19 @@ void block_of_floats(const WeightRows& w, const WeightRows& next, const Panels& 
   dots_of_block<float>(w, next, x, sums);
 }
 
+void put_sums(const Results& to, std::size_t first, std::size_t rows, std::size_t count,
+              const float* sums) {
+  for (std::size_t n = 0; n < rows; ++n, sums += block_rows) {
+    float* y = to.y + (first + n) * to.stride;
+    vector::HWY_NAMESPACE::for_lanes(count, [&](auto lanes) HWY_ATTR {
+      auto sum = lanes.load(sums);
+      if (to.bias != nullptr) sum = hn::Add(sum, lanes.load(to.bias));
+      if (to.accumulate) sum = hn::Add(lanes.load(y), sum);
+      lanes.store(sum, y);
+    });
+  }
+}
+
 }  // namespace metala::linear::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -232,6 +245,7 @@ HWY_EXPORT(float_lanes);
 HWY_EXPORT(lay_out_floats);
 HWY_EXPORT(block_of_floats);
 HWY_EXPORT(round_to_bf16);
+HWY_EXPORT(put_sums);
 
 std::size_t float_lanes() {
   return HWY_DYNAMIC_DISPATCH(float_lanes)();
@@ -259,6 +273,11 @@ void lay_out_floats(const float* x, std::size_t stride, std::size_t count, std::
 
 void block_of_floats(const WeightRows& w, const WeightRows& next, const Panels& x, float* sums) {
   HWY_DYNAMIC_DISPATCH(block_of_floats)(w, next, x, sums);
+}
+
+void put_sums(const Results& to, std::size_t first, std::size_t rows, std::size_t count,
+              const float* sums) {
+  HWY_DYNAMIC_DISPATCH(put_sums)(to, first, rows, count, sums);
 }
 
 }  // namespace metala::linear::cpu
