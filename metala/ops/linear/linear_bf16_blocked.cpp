@@ -23,6 +23,7 @@ using avx512::width;
 
 constexpr std::size_t block_depth = 256;  // columns: two panels of x fill 16 KiB, weights as many
 constexpr std::size_t words_of_unit = unit / 2 * width;
+constexpr std::size_t words_of_step = 2;  // of what is fetched ahead, a line or two each time
 
 // Columns of 16 rows of W, words of two interleaved.
 constexpr std::size_t rows_of_tile = 16;
@@ -74,10 +75,10 @@ METALA_BF16_INLINE void add_tiles(const Tile* w, const Panels& x, std::size_t pa
     }
   }
   for (std::size_t u = 0; u < units; ++u) {
-    if (ahead != nullptr) ahead->step();
     if (then != nullptr) then->step(u);
 #pragma GCC unroll 16
     for (std::size_t c = 0; c < unit / 2; ++c) {
+      if (ahead != nullptr && c % words_of_step == 0) ahead->step();
       __m512bh columns[panels];
 #pragma GCC unroll 2
       for (std::size_t p = 0; p < panels; ++p) {
@@ -113,7 +114,7 @@ METALA_BF16 void sums_of_blocks(const WeightRows& w, const WeightRows& next, con
   alignas(64) float sums[2 * pairs_of_tile][block_panels][width];
   // Two panels of x meet a tile at a time; one that is left over, both tiles.
   const std::size_t count = x.count % 2 == 0 && w.count <= rows_of_tile ? 1 : 2;
-  Ahead ahead(next, (x.count == 1 ? 1 : count) * (w.in / unit));
+  Ahead ahead(next, (x.count == 1 ? 1 : count) * (w.in / unit) * (unit / 2 / words_of_step));
   for (std::size_t k = 0; k < w.in; k += block_depth) {
     const std::size_t units = (std::min(block_depth, w.in - k) + unit - 1) / unit;
     for (std::size_t i = 0; i < count; ++i) {
