@@ -28,7 +28,13 @@ std::vector<Chunk> shrinking_chunks(std::span<const Map> maps) {
       at = end;
     }
   }
-  return chunks;
+  // As shares of the threads (base/shares.h), each of which begins with long ones.
+  std::vector<Chunk> dealt;
+  const auto threads = static_cast<std::size_t>(thread_count());
+  for (std::size_t t = 0; t < threads; ++t) {
+    for (std::size_t i = t; i < chunks.size(); i += threads) dealt.push_back(chunks[i]);
+  }
+  return dealt;
 }
 
 std::vector<Chunk> even_chunks(std::span<const Map> maps, std::int64_t count) {
