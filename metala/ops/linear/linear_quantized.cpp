@@ -26,19 +26,25 @@ using Words = hn::RepartitionToWide<Shorts>;
 #endif
 using Sums = hn::RebindToFloat<Words>;
 
-// The products of a vector of integers with one of x, as partial sums.
+using Word = hn::Vec<Words>;
+
+// Adds the products of a vector of integers with one of x, as partial sums.
 template <class V>
-HWY_INLINE hn::Vec<Sums> products(V w, const std::int16_t* x) {
+HWY_INLINE Word add_products(V w, const std::int16_t* x, Word sum) {
 #if HWY_TARGET == HWY_SCALAR
   const std::int32_t product =
       static_cast<std::int32_t>(hn::GetLane(w)) * static_cast<std::int32_t>(*x);
-  return hn::Set(Sums(), static_cast<float>(product));
+  return hn::Add(sum, hn::Set(Words(), product));
 #else
   auto rest = hn::Zero(Words());
-  const auto sum =
-      hn::ReorderWidenMulAccumulate(Words(), w, hn::LoadU(Shorts(), x), hn::Zero(Words()), rest);
-  return hn::ConvertTo(Sums(), hn::Add(sum, rest));
+  sum = hn::ReorderWidenMulAccumulate(Words(), w, hn::LoadU(Shorts(), x), sum, rest);
+  return hn::Add(sum, rest);
 #endif
+}
+
+// The sum of a group becomes floats: a + factor * sum.
+HWY_INLINE hn::Vec<Sums> add_group(Word sum, float factor, hn::Vec<Sums> a) {
+  return hn::MulAdd(hn::ConvertTo(Sums(), sum), hn::Set(Sums(), factor), a);
 }
 
 // Columns are worked on in segments whose scales fit a small buffer.
@@ -70,16 +76,21 @@ HWY_INLINE void dots_of_two_rows(const PackedRow& row, const PackedRow& other,
       const std::size_t p = (first + g) / 2;
       hwy::Prefetch(row.integers + p * Unpack::bytes_of_pair + prefetch_bytes);
       hwy::Prefetch(other.integers + p * Unpack::bytes_of_pair + prefetch_bytes);
+      auto a0 = hn::Zero(Words()), a1 = a0, b0 = a0, b1 = a0;
       for (std::size_t j = 0; j < group; j += hn::Lanes(Shorts())) {
         const std::int16_t* x0 = x + p * pair + j;
         auto low = hn::Zero(Shorts()), high = low;
         Unpack::both(row, p, j, low, high);
-        s0 = hn::MulAdd(products(low, x0), hn::Set(Sums(), factors[g]), s0);
-        s1 = hn::MulAdd(products(high, x0 + group), hn::Set(Sums(), factors[g + 1]), s1);
+        a0 = add_products(low, x0, a0);
+        a1 = add_products(high, x0 + group, a1);
         Unpack::both(other, p, j, low, high);
-        t0 = hn::MulAdd(products(low, x0), hn::Set(Sums(), other_factors[g]), t0);
-        t1 = hn::MulAdd(products(high, x0 + group), hn::Set(Sums(), other_factors[g + 1]), t1);
+        b0 = add_products(low, x0, b0);
+        b1 = add_products(high, x0 + group, b1);
       }
+      s0 = add_group(a0, factors[g], s0);
+      s1 = add_group(a1, factors[g + 1], s1);
+      t0 = add_group(b0, other_factors[g], t0);
+      t1 = add_group(b1, other_factors[g + 1], t1);
     }
   }
   *dot = hn::GetLane(hn::SumOfLanes(Sums(), hn::Add(s0, s1)));
@@ -102,18 +113,23 @@ HWY_INLINE void four_dots_of_row(const PackedRow& row, const std::int16_t* x, co
     factors_of(row, steps + 2 * groups, first, count, f2);
     factors_of(row, steps + 3 * groups, first, count, f3);
     for (std::size_t g = 0; g < count; g += 2) {
-      for (std::size_t j = 0; j < group; j += hn::Lanes(Shorts())) {
-        auto low = hn::Zero(Shorts()), high = low;
-        Unpack::both(row, (first + g) / 2, j, low, high);
-        const std::size_t at = (first + g) * group + j;
-        s0 = hn::MulAdd(products(low, x + at), hn::Set(Sums(), f0[g]), s0);
-        s1 = hn::MulAdd(products(low, x1 + at), hn::Set(Sums(), f1[g]), s1);
-        s2 = hn::MulAdd(products(low, x2 + at), hn::Set(Sums(), f2[g]), s2);
-        s3 = hn::MulAdd(products(low, x3 + at), hn::Set(Sums(), f3[g]), s3);
-        s0 = hn::MulAdd(products(high, x + at + group), hn::Set(Sums(), f0[g + 1]), s0);
-        s1 = hn::MulAdd(products(high, x1 + at + group), hn::Set(Sums(), f1[g + 1]), s1);
-        s2 = hn::MulAdd(products(high, x2 + at + group), hn::Set(Sums(), f2[g + 1]), s2);
-        s3 = hn::MulAdd(products(high, x3 + at + group), hn::Set(Sums(), f3[g + 1]), s3);
+#pragma GCC unroll 2
+      for (std::size_t h = 0; h < 2; ++h) {  // one group at a time, for AVX2 has 16 registers
+        auto a0 = hn::Zero(Words()), a1 = a0, a2 = a0, a3 = a0;
+        for (std::size_t j = 0; j < group; j += hn::Lanes(Shorts())) {
+          auto low = hn::Zero(Shorts()), high = low;
+          Unpack::both(row, (first + g) / 2, j, low, high);
+          const auto weights = h == 0 ? low : high;
+          const std::size_t at = (first + g + h) * group + j;
+          a0 = add_products(weights, x + at, a0);
+          a1 = add_products(weights, x1 + at, a1);
+          a2 = add_products(weights, x2 + at, a2);
+          a3 = add_products(weights, x3 + at, a3);
+        }
+        s0 = add_group(a0, f0[g + h], s0);
+        s1 = add_group(a1, f1[g + h], s1);
+        s2 = add_group(a2, f2[g + h], s2);
+        s3 = add_group(a3, f3[g + h], s3);
       }
     }
   }
