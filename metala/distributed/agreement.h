@@ -26,7 +26,7 @@ class AgreedError : public Error {
 void together(Communicator&, const std::function<void()>& f);
 
 // Throws AgreedError on all ranks unless each fact, a name and a value, is the same on all of them:
-// "rank 3 was started with another configuration than rank 0: ...".
+// "rank 3 has another configuration than rank 0: ... against ...".
 using Facts = std::vector<std::pair<std::string, std::string>>;
 void require_same(Communicator&, const Facts&);
 

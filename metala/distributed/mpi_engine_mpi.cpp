@@ -19,14 +19,14 @@ constexpr auto spin = 50us;              // before the thread begins to sleep be
 constexpr auto longest_sleep = 200us;
 constexpr auto grace = 2s;  // for answers to a roll call
 
-}  // namespace
-
 std::string error_text(int code) {
   char text[MPI_MAX_ERROR_STRING];
   int length = 0;
   MPI_Error_string(code, text, &length);
   return {text, static_cast<std::size_t>(length)};
 }
+
+}  // namespace
 
 Engine::Engine(std::chrono::milliseconds timeout) : timeout_(timeout) {
   thread_ = std::thread([this] { run(); });
@@ -217,11 +217,18 @@ std::string Engine::roll_call() {
     MPI_Isend(&asked_, 1, MPI_INT64_T, rank, question, roll_, &request);
     MPI_Request_free(&request);
   }
-  const auto until = Clock::now() + grace;
-  int all = 0;
-  while (all == 0 && Clock::now() < until) {
+  // One by one: testing all of them at once tells of none that has come until all have.
+  const auto all_came = [&] {
+    int waiting = 0;
+    for (auto& each : answers) {
+      int came = 0;
+      MPI_Test(&each, &came, MPI_STATUS_IGNORE);
+      if (came == 0) ++waiting;
+    }
+    return waiting == 0;
+  };
+  for (const auto until = Clock::now() + grace; !all_came() && Clock::now() < until;) {
     answer_roll_calls();
-    MPI_Testall(size_, answers.data(), &all, MPI_STATUSES_IGNORE);
     std::this_thread::sleep_for(1ms);
   }
   std::vector<int> silent, behind;

@@ -8,7 +8,6 @@
 
 #include <mpi.h>
 
-#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <deque>
@@ -76,7 +75,5 @@ class Engine {
   std::string startup_failure_;
   std::thread thread_;
 };
-
-std::string error_text(int code);
 
 }  // namespace metala::mpi
