@@ -5,8 +5,10 @@
 #include <netdb.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
@@ -104,10 +106,16 @@ int listening_socket(const std::string& master) {
        std::strerror(reason));
 }
 
-int connected_socket(const std::string& master) {
+int connected_socket(const std::string& master, Clock::time_point until) {
   const Addresses addresses = addresses_of(master, false);
   for (const addrinfo* a = addresses.get(); a != nullptr; a = a->ai_next) {
     const int fd = socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC, a->ai_protocol);
+    // How long sending may take is also how long connecting may: a host that drops what comes to it
+    // would keep this one for minutes.
+    const auto left = std::chrono::duration_cast<std::chrono::microseconds>(until - Clock::now());
+    const std::int64_t patience = std::max<std::int64_t>(left.count(), 1);
+    const timeval wait = {patience / 1000000, patience % 1000000};
+    if (fd >= 0) setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof(wait));
     if (fd >= 0 && connect(fd, a->ai_addr, a->ai_addrlen) == 0) return fd;
     if (fd >= 0) close(fd);
   }
@@ -146,7 +154,7 @@ std::unique_ptr<Lifeline> hand_out(const std::string& master, int size,
 std::unique_ptr<Lifeline> fetch(const std::string& master, int rank, int size,
                                 std::span<std::byte> bytes, Clock::time_point until) {
   do {
-    Socket door(connected_socket(master));
+    Socket door(connected_socket(master, until));
     Greeting greeting;
     greeting.rank = rank;
     greeting.size = size;

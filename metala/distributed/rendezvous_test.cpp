@@ -1,6 +1,8 @@
 #include "metala/distributed/rendezvous.h"
 
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <array>
@@ -55,6 +57,43 @@ TEST(Rendezvous, WhoDoesNotComeIsNamedInBoundedTime) {
   second.wait();
   auto alone = rank(1, 3, 200ms);
   EXPECT_NE(failure(alone).find("rank 0 does not answer at 127.0.0.1:"), std::string::npos);
+}
+
+// A port whose queue is full: what comes there is dropped, as a host that is down drops it.
+class DeadPort {
+ public:
+  DeadPort() : door_(socket(AF_INET, SOCK_STREAM, 0)) {
+    address_.sin_family = AF_INET;
+    address_.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t length = sizeof(address_);
+    auto* const address = reinterpret_cast<sockaddr*>(&address_);
+    EXPECT_EQ(bind(door_, address, length), 0);
+    EXPECT_EQ(listen(door_, 0), 0);
+    EXPECT_EQ(getsockname(door_, address, &length), 0);
+    for (int& guest : guests_) {
+      guest = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+      static_cast<void>(connect(guest, address, length));
+    }
+  }
+  ~DeadPort() {
+    for (const int guest : guests_) close(guest);
+    close(door_);
+  }
+  std::string master() const { return "127.0.0.1:" + std::to_string(ntohs(address_.sin_port)); }
+
+ private:
+  int door_;
+  sockaddr_in address_ = {};
+  std::array<int, 4> guests_{};
+};
+
+TEST(Rendezvous, AHostThatDropsWhatComesIsGivenUpInBoundedTime) {
+  const DeadPort port;
+  Bytes bytes{};
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_THROW(share_from_rank_0(port.master(), 1, 2, bytes, 300ms), Error);
+  EXPECT_LT(std::chrono::steady_clock::now() - begin,
+            60s);  // the system's own patience is two minutes
 }
 
 TEST(Rendezvous, RanksOfAnotherJobAreRefused) {
