@@ -153,7 +153,11 @@ class Watch {
         timeout_(timeout),
         thread_([this] { run(); }) {}
 
-  ~Watch() {
+  ~Watch() { stop(); }
+
+  // From then on nothing more fails.
+  void stop() {
+    if (!thread_.joinable()) return;
     {
       const std::lock_guard lock(mutex_);
       stopping_ = true;
@@ -171,6 +175,14 @@ class Watch {
       landed.swap(landed_);
     }
     changed_.notify_all();
+  }
+
+  // Calls NCCL with a group that has not been aborted, nor is meanwhile.
+  template <class Call>
+  ncclResult_t on_whole_group(Call call) {
+    const std::lock_guard lock(calls_);
+    require_whole();
+    return call();
   }
 
   bool failed() const { return failed_; }
@@ -205,7 +217,12 @@ class Watch {
       failure_ = failure;
       failed_ = true;
       lock.unlock();
-      ncclCommAbort(group_);
+      {
+        // A call that does not come back waits for what the abort ends.
+        std::unique_lock calls(calls_, std::defer_lock);
+        static_cast<void>(calls.try_lock_for(std::chrono::seconds(1)));
+        ncclCommAbort(group_);
+      }
       lock.lock();
     }
   }
@@ -236,6 +253,7 @@ class Watch {
   const ncclComm_t group_;
   const Others others_;
   const std::chrono::milliseconds timeout_;
+  std::timed_mutex calls_;  // held in calls of NCCL, and by the abort of its group
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::list<std::shared_ptr<Flight>> flights_;
@@ -303,10 +321,9 @@ class NcclCommunicator : public Communicator {
 
   ~NcclCommunicator() override {
     cudaSetDevice(device_.index);
-    const bool failed = watch_->failed();
-    if (!failed) cudaStreamSynchronize(stream_);
-    watch_.reset();
-    if (!failed) ncclCommDestroy(group_);
+    if (!watch_->failed()) cudaStreamSynchronize(stream_);
+    watch_->stop();
+    if (!watch_->failed()) ncclCommDestroy(group_);  // which an abort has done
   }
 
   int rank() const override { return rank_; }
@@ -395,10 +412,10 @@ class NcclCommunicator : public Communicator {
   }
 
   std::unique_ptr<Communicator> split(int number) override {
-    watch_->require_whole();
     cuda::check(cudaSetDevice(device_.index), "choosing the GPU");
     ncclComm_t part = nullptr;
-    check_nccl(ncclCommSplit(group_, number, rank_, &part, nullptr), "splitting ranks into groups");
+    const auto split = [&] { return ncclCommSplit(group_, number, rank_, &part, nullptr); };
+    check_nccl(watch_->on_whole_group(split), "splitting ranks into groups");
     int rank = 0, size = 0;
     check_nccl(ncclCommUserRank(part, &rank), "rank in a group");
     check_nccl(ncclCommCount(part, &size), "size of a group");
@@ -421,7 +438,6 @@ class NcclCommunicator : public Communicator {
   // Enqueues a call of NCCL behind all that the device's stream holds now.
   template <class Call>
   Pending started(const std::string& name, std::vector<Tensor> tensors, Call call) {
-    watch_->require_whole();
     cuda::check(cudaSetDevice(device_.index), "choosing the GPU");
     const auto flight = std::make_shared<Flight>();
     flight->what = name;
@@ -429,7 +445,7 @@ class NcclCommunicator : public Communicator {
     const Event before;
     before.record(compute_);
     before.hold(stream_);
-    check_nccl(call(), name);
+    check_nccl(watch_->on_whole_group(call), name);
     flight->done.record(stream_);
     watch_->add(flight);
     return std::make_unique<GpuOperation>(flight, *watch_, compute_);
