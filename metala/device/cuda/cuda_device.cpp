@@ -212,6 +212,7 @@ void* workspace(Device device, std::size_t bytes, Scratch use) {
   if (bytes > size) {
     memory_of(device).synchronize();  // what was enqueued may still use the old one
     block.reset();
+    size = 0;  // should there be no memory
     block = memory_of(device).allocate(bytes);
     size = bytes;
   }

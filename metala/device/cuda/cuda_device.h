@@ -50,6 +50,9 @@ void allow_shared_memory(const void* kernel, std::size_t bytes);
 // others which have scratch memory of their own.
 enum class Scratch { own, around };
 void* workspace(Device, std::size_t bytes, Scratch = Scratch::own);
+// The blocks as they are now, to keep for work that will be enqueued again.
+std::array<std::shared_ptr<void>, 2> held_workspaces(Device);
+
 // While one lives, nothing that is enqueued on the device is executed (graph.h, rehearse), and
 // copies and zeroing do nothing.
 class Rehearsal {
@@ -62,8 +65,5 @@ class Rehearsal {
  private:
   Device device_;
 };
-
-// The blocks as they are now, to keep for work that will be enqueued again.
-std::array<std::shared_ptr<void>, 2> held_workspaces(Device);
 
 }  // namespace metala::cuda
