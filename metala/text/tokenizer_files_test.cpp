@@ -354,6 +354,22 @@ TEST(HostileTokenizerJson, CatastrophicPatternsAreGivenUp) {
                std::string("takes too much"));
 }
 
+// Each search is short, or goes back nowhere; all together they would take minutes.
+TEST(HostileTokenizerJson, PatternsThatLookAtAWholeLongTextFromEachOfItsPlacesAreGivenUp) {
+  for (const char* pattern : {"a+[bc]|a", "a(?=a*+)", "a*+[ab]"}) {
+    json file = small_json();
+    file["pre_tokenizer"] = {
+        {"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}};
+    const TemporaryFolder folder;
+    folder.spill("tokenizer.json", file.dump());
+    const auto tokenizer = open_tokenizer(folder.path());
+    EXPECT_EQ(tokenizer->encode(std::string(3000, 'a')).size(), 3000u) << pattern;
+    const std::clock_t start = std::clock();
+    EXPECT_THROW(tokenizer->encode(std::string(40'000, 'a')), Error) << pattern;
+    EXPECT_LT(std::clock() - start, 30 * CLOCKS_PER_SEC) << pattern;
+  }
+}
+
 TEST(HostileTokenizerJson, NormalizersThatDoubleAgainAndAgainAreGivenUp) {
   json parts = json::array();
   for (int i = 0; i < 60; ++i) {
