@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "metala/base/error.h"
+#include "metala/io/printable.h"
 
 namespace metala {
 namespace {
@@ -11,7 +12,7 @@ jinja::Template parse_template(const std::string& source, const std::string& ori
   try {
     return jinja::Template(source);
   } catch (const Error& e) {
-    fail("{}: {}", origin, e.what());
+    fail("{}: {}", origin, one_line(e.what()));
   }
 }
 
@@ -49,7 +50,7 @@ std::string ChatTemplate::render(const ChatRequest& request,
   try {
     return chosen.body.render(variables, options);
   } catch (const Error& e) {
-    fail("{}: {}", chosen.origin, e.what());
+    fail("{}: {}", chosen.origin, one_line(e.what()));
   }
 }
 

@@ -26,7 +26,7 @@ struct ChatRequest {
 class ChatTemplate {
  public:
   // `source` is Jinja, `origin` names it in errors; `special_tokens` is an object of names to
-  // texts. Throws Error "ORIGIN: line N: what is wrong".
+  // texts. Throws Error "ORIGIN: line N: what is wrong", one line without control characters.
   ChatTemplate(const std::string& source, std::string origin,
                nlohmann::ordered_json special_tokens = nlohmann::ordered_json::object());
 
@@ -50,7 +50,8 @@ class ChatTemplate {
 // The template of a model folder, nothing when it has none: chat_template.jinja, or else
 // chat_template in tokenizer_config.json, which is a text or a list of {name, template} with
 // "default" and perhaps "tool_use" (also additional_chat_templates/tool_use.jinja). Special tokens
-// come from tokenizer_config.json and special_tokens_map.json. Throws Error naming the file and field that is wrong.
+// come from tokenizer_config.json and special_tokens_map.json. Throws Error
+// naming the file and field that is wrong.
 std::optional<ChatTemplate> load_chat_template(const std::string& folder);
 
 }  // namespace metala

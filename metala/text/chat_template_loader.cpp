@@ -5,6 +5,7 @@
 #include "metala/base/error.h"
 #include "metala/io/file.h"
 #include "metala/io/json.h"
+#include "metala/io/printable.h"
 #include "metala/text/chat_template.h"
 #include "metala/text/tokenizer_config.h"
 
@@ -43,7 +44,8 @@ std::map<std::string, std::string> named_templates(const nlohmann::json& config,
     const bool is_new =
         templates.emplace(one["name"].get<std::string>(), one["template"].get<std::string>())
             .second;
-    require(is_new, "{}: chat_template has \"{}\" twice", path, one["name"].get<std::string>());
+    require(is_new, "{}: chat_template has \"{}\" twice", path,
+            printable(one["name"].get_ref<const std::string&>()));
   }
   require(templates.empty() || templates.contains("default"),
           "{}: chat_template has no template named \"default\"", path);
@@ -74,6 +76,10 @@ std::optional<ChatTemplate> load_chat_template(const std::string& folder) {
   }
   if (sources.empty()) return std::nullopt;
   const std::string in_config = config_path + ": chat_template";
+  for (const auto& [name, source] : sources) {
+    require(source.size() <= longest_template, "{} has {} bytes; at most {} are read", in_config,
+            source.size(), longest_template);
+  }
   ChatTemplate found(sources["default"], from_files ? main_path : in_config,
                      special_tokens(folder));
   if (const auto tools = sources.find("tool_use"); tools != sources.end()) {

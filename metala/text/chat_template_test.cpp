@@ -9,6 +9,7 @@
 #include "metala/base/error.h"
 #include "metala/harness/temporary_folder.h"
 #include "metala/io/file.h"
+#include "metala/text/utf8.h"
 
 namespace metala {
 namespace {
@@ -106,6 +107,19 @@ TEST(ChatTemplate, ErrorsNameTheTemplateAndItsLine) {
             "a.jinja: line 3: the template refuses these messages: no user");
 }
 
+TEST(ChatTemplate, ErrorsAreOneLineThatATerminalDoesNotObey) {
+  const ChatTemplate chat(
+      "{{ raise_exception('\\nno\\x1b[2J \\x9b2J \u00e9' ~ messages[0].content) }}", "a.jinja");
+  EXPECT_EQ(error_of([&] { chat.render({.messages = hello()}); }),
+            "a.jinja: line 1: the template refuses these messages:  no?[2J ?2J \u00e9Hello");
+  EXPECT_EQ(error_of([] { ChatTemplate("{{ a '\x1b\n' }}", "a.jinja"); }),
+            "a.jinja: line 1: '? ' where '}}' is expected");
+  std::string accents;
+  for (int i = 0; i < 60; ++i) accents += "\u00e9";
+  const std::string error = error_of([&] { ChatTemplate("{{ a '" + accents + "' }}", "a.jinja"); });
+  EXPECT_EQ(valid_utf8_prefix(error), error.size()) << error;
+}
+
 TEST(ChatTemplate, RequestsThatAreNotMessagesAreRefused) {
   const ChatTemplate chat("x", "a.jinja");
   EXPECT_EQ(error_of([&] { chat.render({.messages = "Hello"}); }), "chat: messages is not a list");
@@ -166,6 +180,8 @@ TEST(ChatTemplateLoader, FilesWinOverTheConfiguration) {
 TEST(ChatTemplateLoader, ErrorsNameTheFileAndTheField) {
   const harness::TemporaryFolder folder;
   const std::string path = folder / "tokenizer_config.json";
+  const std::string long_template =
+      R"({"chat_template": ")" + std::string((1 << 20) + 1, 'x') + "\"}";
   const std::pair<const char*, const char*> cases[] = {
       {"{", ": "},
       {"[]", ": not a JSON object"},
@@ -178,6 +194,11 @@ TEST(ChatTemplateLoader, ErrorsNameTheFileAndTheField) {
       {R"({"chat_template": [{"name": "default", "template": "x"},
                              {"name": "default", "template": "y"}]})",
        ": chat_template has \"default\" twice"},
+      {R"({"chat_template": [{"name": "default", "template": "x"},
+                             {"name": "\u001b[2J", "template": "y"},
+                             {"name": "\u001b[2J", "template": "y"}]})",
+       ": chat_template has \"?[2J\" twice"},
+      {long_template.c_str(), ": chat_template has 1048577 bytes; at most 1048576 are read"},
       {R"({"chat_template": "x", "bos_token": 1})",
        ": bos_token is neither a text nor an object with a text \"content\""},
       {R"({"chat_template": "{% if %}"})",

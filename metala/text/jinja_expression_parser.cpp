@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "metala/base/error.h"
+#include "metala/text/utf8.h"
 
 namespace metala::jinja {
 namespace {
@@ -28,7 +29,8 @@ bool ExpressionParser::skip(TokenKind kind, std::string_view text) {
 void ExpressionParser::unexpected(std::string_view wanted) const {
   const std::string found =
       now().kind == TokenKind::end ? "the template's end" : fmt::format("'{}'", now().text);
-  fail("line {}: {} where {} is expected", now().line, found.substr(0, 60), wanted);
+  fail("line {}: {} where {} is expected", now().line,
+       found.substr(0, valid_utf8_prefix(std::string_view(found).substr(0, 60))), wanted);
 }
 
 void ExpressionParser::expect_symbol(std::string_view text) {

@@ -212,9 +212,15 @@ TEST(Jinja, HostileSourcesAreRefusedWithoutDeepRecursion) {
 }
 
 TEST(Jinja, AValueTooDeepForATemplateIsRefused) {
-  ordered_json deep = 1;
-  for (int i = 0; i < 1000; ++i) deep = ordered_json::array({deep});
-  EXPECT_EQ(error_of("{{ x }}", {{"x", deep}}), "a value nests deeper than 100");
+  for (const int levels : {101, 1'000'000}) {  // the last is deeper than recursion can stand
+    ordered_json variables = {{"x", 1}};
+    for (int i = 0; i < levels; ++i) {
+      ordered_json outer = ordered_json::array();
+      outer.push_back(std::move(variables["x"]));
+      variables["x"] = std::move(outer);
+    }
+    EXPECT_EQ(error_of("{{ x }}", variables), "a value nests deeper than 100");
+  }
 }
 
 TEST(Jinja, InvalidUtf8ComesOutReplaced) {

@@ -47,8 +47,9 @@ Value Value::undefined(std::string what) {
   return value;
 }
 
-Value Value::from_json(const nlohmann::ordered_json& json) {
+Value Value::from_json(const nlohmann::ordered_json& json, int outer) {
   using Type = nlohmann::ordered_json::value_t;
+  if (json.is_structured()) outer = checked_depth(outer + 1);
   switch (json.type()) {
     case Type::null:
     case Type::discarded:
@@ -69,13 +70,13 @@ Value Value::from_json(const nlohmann::ordered_json& json) {
     case Type::array: {
       std::vector<Value> items;
       items.reserve(json.size());
-      for (const auto& item : json) items.push_back(from_json(item));
+      for (const auto& item : json) items.push_back(from_json(item, outer));
       return make_list(std::move(items));
     }
     case Type::object: {
       auto dict = std::make_shared<Dict>();
       for (const auto& [key, item] : json.items()) {
-        dict->set(replace_invalid_utf8(key), from_json(item));
+        dict->set(replace_invalid_utf8(key), from_json(item, outer));
       }
       return std::shared_ptr<const Dict>(std::move(dict));
     }

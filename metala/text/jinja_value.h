@@ -59,8 +59,8 @@ class Value {
   Value(T) = delete;  // no other number or pointer turns into a bool by accident
 
   static Value undefined(std::string what);  // the message is cut where it is long
-  // Error when the JSON nests deeper than a value may.
-  static Value from_json(const nlohmann::ordered_json& json);
+  // Error when the JSON, within so many values `outer`, nests deeper than a value may.
+  static Value from_json(const nlohmann::ordered_json& json, int outer = 0);
 
   template <class T>
   const T* get_if() const {
