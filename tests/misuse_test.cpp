@@ -131,6 +131,11 @@ TEST(Program, OutputThatFindsNoRoomIsAFailure) {
   }
 }
 
+TEST(Program, ATerminalDoesNotObeyNamesInErrors) {
+  EXPECT_TRUE(refuses(metala("inspect '/a\x1b[2J\nb\xC2\x9B\x7F\u00e9'"), 1, "/a?[2J b??\u00e9"));
+  EXPECT_TRUE(refuses(metala("'a\x1b[2J\nb'"), 2, "no command a?[2J b"));
+}
+
 TEST(Program, AFolderThatIsNoModelIsRefusedByName) {
   EXPECT_TRUE(refuses(metala("generate /nonexistent hello"), 1, "/nonexistent"));
   EXPECT_TRUE(refuses(metala("verify /nonexistent"), 1, "/nonexistent"));

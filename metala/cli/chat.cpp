@@ -24,6 +24,7 @@
 #include "metala/cli/sampling_options.h"
 #include "metala/generate/conversation.h"
 #include "metala/generate/generation_config.h"
+#include "metala/io/printable.h"
 #include "metala/text/chat_template.h"
 
 namespace metala::cli {
@@ -138,7 +139,7 @@ class Chat {
         }
       } catch (const Error& e) {
         if (!editor_.interactive()) throw;  // a script stops at its first error
-        fmt::print(stderr, "{}\n", e.what());
+        fmt::print(stderr, "{}\n", one_line(e.what()));
       }
     }
   }

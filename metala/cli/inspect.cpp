@@ -184,14 +184,15 @@ void print(const Report& report) {
   std::size_t widest = 0;
   for (const auto& t : report.tensors) widest = std::max(widest, printable(t.name).size());
   for (const auto& t : report.tensors) {
-    fmt::print("{:<{}}  {:>5}  {:>14}  {:>12}\n", printable(t.name), widest, t.info.dtype,
-               fmt::format("[{}]", fmt::join(t.info.shape, ", ")), t.bytes);
+    fmt::print("{:<{}}  {:>5}  {:>14}  {:>12}\n", printable(t.name), widest,
+               printable(t.info.dtype), fmt::format("[{}]", fmt::join(t.info.shape, ", ")),
+               t.bytes);
   }
   fmt::print("{} tensors, {} elements, {} bytes\n", report.tensors.size(), total_elements(report),
              total_bytes(report));
-  if (!report.tokenizer.empty()) fmt::print("tokenizer: {}\n", report.tokenizer);
-  for (const auto& note : report.notes) fmt::print("note: {}\n", note);
-  for (const auto& problem : report.problems) fmt::print("problem: {}\n", problem);
+  if (!report.tokenizer.empty()) fmt::print("tokenizer: {}\n", one_line(report.tokenizer));
+  for (const auto& note : report.notes) fmt::print("note: {}\n", one_line(note));
+  for (const auto& problem : report.problems) fmt::print("problem: {}\n", one_line(problem));
 }
 
 void run(const Options& options) {

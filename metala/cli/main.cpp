@@ -16,6 +16,7 @@
 #include "metala/base/nearest_word.h"
 #include "metala/cli/commands.h"
 #include "metala/distributed/launch.h"
+#include "metala/io/printable.h"
 
 namespace metala::cli {
 namespace {
@@ -62,7 +63,7 @@ int misuse(const CLI::App& app, const std::string& problem) {
   if (command->get_name() == "train" && !speaks()) return 2;
   const std::string name = full_name(*command);
   const char* stop = problem.ends_with('?') ? "" : ".";
-  fmt::print(stderr, "{}: {}{} See {} --help.\n", name, problem, stop, name);
+  fmt::print(stderr, "{}: {}{} See {} --help.\n", name, one_line(problem), stop, name);
   return 2;
 }
 
@@ -119,9 +120,7 @@ int report_parse_error(const CLI::App& app, const std::vector<std::string>& word
   if (has_commands(*parsed_command(app)) && words.size() > 1) {
     return misuse(app, unknown_word(app, words[1]));
   }
-  std::string problem = error.what();
-  std::replace(problem.begin(), problem.end(), '\n', ' ');
-  return misuse(app, problem);
+  return misuse(app, error.what());
 }
 
 int run(int argc, char** argv) {
@@ -169,7 +168,7 @@ int main(int argc, char** argv) {
   } catch (const std::bad_alloc&) {
     std::fputs("metala: out of memory\n", stderr);
   } catch (const std::exception& error) {
-    fmt::print(stderr, "metala: {}\n", error.what());
+    fmt::print(stderr, "metala: {}\n", metala::one_line(error.what()));
   }
   return 1;
 }

@@ -14,6 +14,7 @@
 #include "metala/distributed/agreement.h"
 #include "metala/distributed/launch.h"
 #include "metala/distributed/world.h"
+#include "metala/io/printable.h"
 
 namespace metala::cli {
 namespace {
@@ -73,7 +74,7 @@ void run_on_ranks(const Launch& launch, const std::string& device_name,
     std::exit(e.misuse() ? 2 : 1);
   } catch (const std::exception& e) {
     const std::string line =
-        fmt::format("metala: rank {} of {}: {}\n", launch.rank, launch.size, e.what());
+        fmt::format("metala: rank {} of {}: {}\n", launch.rank, launch.size, one_line(e.what()));
     if (write(speaking, line.data(), line.size()) < 0) std::_Exit(1);
     if (world) world->abort();
     std::_Exit(1);
