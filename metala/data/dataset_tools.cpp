@@ -62,16 +62,22 @@ Source open_source(const std::string& named) {
   return {std::move(tokens), std::move(labels)};
 }
 
-// Writes tokens, and labels beside them; removes what it began unless it was finished.
+// Writes tokens, and labels beside them; removes what it wrote unless it is told to keep it.
 class Output {
  public:
-  Output(const std::string& prefix, TokenType type, bool labelled) : tokens_(prefix, type) {
+  Output(const std::string& prefix, TokenType type, bool labelled)
+      : prefix_(prefix), tokens_(prefix, type) {
     if (labelled) labels_.emplace(labels_prefix(prefix), TokenType::i32);
   }
   ~Output() {
-    if (finished_) return;
+    if (stage_ == Stage::kept) return;
     tokens_.discard();
     if (labels_) labels_->discard();
+    if (stage_ == Stage::finished) {
+      remove_dataset(prefix_);
+      if (labels_) remove_dataset(labels_prefix(prefix_));
+    }
+    if (stage_ >= Stage::described) describe(prefix_, std::nullopt, {});
   }
   Output(const Output&) = delete;
   Output& operator=(const Output&) = delete;
@@ -99,15 +105,30 @@ class Output {
     }
   }
 
-  void finish() {
+  // Makes it a dataset of which this is known.
+  void finish(const std::optional<DatasetInfo>& info,
+              const std::map<std::string, std::string>& tokenizer) {
+    stage_ = Stage::described;
+    describe(prefix_, info, tokenizer);
     tokens_.finish(labels_ ? &*labels_ : nullptr);
-    finished_ = true;
+    stage_ = Stage::finished;
   }
 
+  void keep() { stage_ = Stage::kept; }
+
  private:
+  enum class Stage { begun, described, finished, kept };
+
+  static void remove_dataset(const std::string& prefix) {
+    std::error_code ignored;
+    fs::remove(prefix + ".idx", ignored);
+    fs::remove(prefix + ".bin", ignored);
+  }
+
+  std::string prefix_;
   TokenWriter tokens_;
   std::optional<TokenWriter> labels_;
-  bool finished_ = false;
+  Stage stage_ = Stage::begun;
 };
 
 TokenType widest(const std::vector<Source>& sets) {
@@ -128,15 +149,16 @@ std::optional<DatasetInfo> joined_info(const std::vector<Source>& sets) {
     if (!info) return std::nullopt;
     if (!all) {
       all = info;
-      continue;
+      all->documents = all->tokens = 0;
+      all->text_bytes = 0;
     }
     require(info->vocabulary == all->vocabulary && info->end_id == all->end_id,
             "{}: was prepared with {} (end {}), {} with {} (end {}); only datasets of one "
             "tokenizer can be merged",
             set.prefix(), info->tokenizer, info->end_id, sets.front().tokens.prefix(),
             all->tokenizer, all->end_id);
-    all->documents += info->documents;
-    all->tokens += info->tokens;
+    all->documents += set.documents();
+    all->tokens += set.tokens();
     all->text_bytes += info->text_bytes;
   }
   return all;
@@ -180,8 +202,8 @@ void merge_datasets(const std::vector<std::string>& from, const std::string& pre
   const auto info = joined_info(sets);
   Output output(prefix, widest(sets), labelled);
   for (const auto& set : sets) output.append(set, 0, set.tokens.documents(), progress);
-  describe(prefix, info, tokenizer);
-  output.finish();
+  output.finish(info, tokenizer);
+  output.keep();
 }
 
 std::array<std::int64_t, 3> split_dataset(const std::string& from, const std::string& split,
@@ -197,21 +219,27 @@ std::array<std::int64_t, 3> split_dataset(const std::string& from, const std::st
     if (labelled) refuse_existing(labels_prefix(name));
   }
   std::array<std::int64_t, 3> counts{};
+  std::array<std::optional<Output>, 3> outputs;
   for (std::size_t part = 0; part < 3; ++part) {
     counts[part] = borders[part + 1] - borders[part];
     if (counts[part] <= 0) continue;
-    Output output(names[part], set.tokens.index().type(), labelled);
-    output.append(set, borders[part], borders[part + 1]);
+    outputs[part].emplace(names[part], set.tokens.index().type(), labelled);
+    outputs[part]->append(set, borders[part], borders[part + 1]);
+  }
+  for (std::size_t part = 0; part < 3; ++part) {
+    if (!outputs[part]) continue;
     auto own = info;
     if (own) {
       own->documents = counts[part];
-      own->tokens = output.tokens();
-      own->text_bytes = static_cast<std::uint64_t>(
-          static_cast<double>(info->text_bytes) * static_cast<double>(own->tokens) /
-          static_cast<double>(std::max<std::int64_t>(info->tokens, 1)));
+      own->tokens = outputs[part]->tokens();
+      const double share = static_cast<double>(own->tokens) /
+                           static_cast<double>(std::max<std::int64_t>(set.tokens.tokens(), 1));
+      own->text_bytes = static_cast<std::uint64_t>(static_cast<double>(info->text_bytes) * share);
     }
-    describe(names[part], own, tokenizer);
-    output.finish();
+    outputs[part]->finish(own, tokenizer);
+  }
+  for (auto& output : outputs) {
+    if (output) output->keep();
   }
   return counts;
 }

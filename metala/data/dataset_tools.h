@@ -18,8 +18,8 @@ namespace metala {
 void merge_datasets(const std::vector<std::string>& from, const std::string& prefix,
                     const std::function<void(std::int64_t documents)>& progress = {});
 
-// Writes the parts of split_documents (splits.h) as PREFIX_train, PREFIX_valid and PREFIX_test; an
-// empty part is left out. Returns the number of documents in each.
+// Writes the parts of split_documents (splits.h) as PREFIX_train, PREFIX_valid and PREFIX_test: all,
+// or, when one fails, none. An empty part is left out. Returns the number of documents in each.
 std::array<std::int64_t, 3> split_dataset(const std::string& from, const std::string& split,
                                           const std::string& prefix);
 

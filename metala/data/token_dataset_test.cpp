@@ -279,6 +279,24 @@ TEST(DatasetTools, MergedAndSplitDatasetsHoldTheSameDocuments) {
   EXPECT_FALSE(std::filesystem::exists(folder / "c.bin.partial"));
 }
 
+TEST(DatasetTools, ASplitThatFailsHalfWayLeavesNothing) {
+  const TemporaryFolder folder;
+  write(folder / "a", TokenType::u16, {{1}, {2, 2}, {3, 3, 3}});
+  write_dataset_info(folder / "a", {3, 6, 20, 300, 2, "bytes"});
+  std::filesystem::create_directories(folder / "part_test.json/in/the/way");
+  EXPECT_NE(refusal([&] {
+              split_dataset(folder / "a", "1,1,1", folder / "part");
+            }).find("part_test.json"),
+            std::string::npos);
+  for (const auto& entry : std::filesystem::directory_iterator(folder.path())) {
+    const std::string name = entry.path().filename();
+    EXPECT_TRUE(name.starts_with("a.") || name == "part_test.json") << name;
+  }
+  std::filesystem::remove_all(folder / "part_test.json");
+  split_dataset(folder / "a", "1,1,1", folder / "part");
+  EXPECT_EQ(read_dataset_info(folder / "part_valid")->text_bytes, 6u);  // two of six tokens
+}
+
 TEST(DatasetTools, DocumentsOfSeveralSequencesKeepTheirBorders) {
   const TemporaryFolder folder;
   {
