@@ -81,6 +81,16 @@ TEST(Program, OptionsWithoutEffectAreMisuse) {
     EXPECT_TRUE(refuses(metala(std::string("bench --compare --width 3 ") + option), 2,
                         name.substr(0, name.find(' ')) + " is not for --compare"));
   }
+  for (const char* command :
+       {"ops --width 3", "ops --weights q8", "ops --device cuda", "ops --compare", "ops --steps 3",
+        "decode --tokens 3", "decode --sequences 3", "decode --repetitions 3", "prefill --batch 3",
+        "prefill --context 3", "prefill --sequences 3", "train --steps 3", "train --batch 3"}) {
+    const std::string option = std::string(command).substr(std::string(command).find("--"));
+    EXPECT_TRUE(refuses(metala(std::string("bench ") + command), 2,
+                        option.substr(0, option.find(' ')) + " is for metala bench "))
+        << command;
+  }
+  EXPECT_TRUE(refuses(metala("bench train --weights q8"), 2, "a CPU trains in f32"));
   for (const char* what : {"", "decode ", "--compare "}) {
     EXPECT_TRUE(refuses(metala(std::string("bench --width 3 --filter x ") + what), 2,
                         "--filter is for metala bench ops"));

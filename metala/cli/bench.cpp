@@ -1,7 +1,8 @@
 // metala bench: what this machine does with a model, beside what it could do.
 #include <benchmark/benchmark.h>
-#include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
 #include <initializer_list>
 #include <map>
@@ -46,9 +47,8 @@ struct Peer {
   double prompt;  // tokens a second, a prompt of 128
 };
 constexpr const char* peer_name =
-    "February 2025, a Llama of 374M, 2 cores of an AMD EPYC (Zen "
-    "3, AVX2) that read 28 "
-    "GB/s; prompts of 128 tokens";
+    "February 2025, a Llama of 374M, 2 cores of an AMD EPYC (Zen 3, AVX2) that read 28 GB/s; "
+    "prompts of 128 tokens";
 constexpr Peer peers[] = {{"f32", 18.6, 0.91, 156},
                           {"bf16", 28.1, 0.68, 147},
                           {"q8", 43.1, 0.56, 142},
@@ -81,16 +81,14 @@ class Report {
       copy_ = bench::copy_bytes_per_second(device);
       json_["device"] = device.text();
       json_["copy_bytes_per_second"] = copy_;
-      say(
-          fmt::format("{}; medians [least most] of n; it copies 1 GiB at "
-                      "{:.2f} TB/s, read and written",
-                      device.text(), copy_ / 1e12));
+      say(fmt::format(
+          "{}; medians [least most] of n; it copies 1 GiB at {:.2f} TB/s, read and written",
+          device.text(), copy_ / 1e12));
       return;
     }
     json_["threads"] = thread_count();
     say(
-        fmt::format("{} threads; medians [least most] of n; what the machine "
-                    "reads and multiplies "
+        fmt::format("{} threads; medians [least most] of n; what the machine reads and multiplies "
                     "was measured between the repetitions",
                     thread_count()));
   }
@@ -98,12 +96,11 @@ class Report {
   void decode(const bench::DecodeResult& r) {
     if (gpu_) {
       const double rate = r.bytes_with_state_per_second();
-      say(
-          fmt::format("decode  {} batch {} context {}: {} a step, {:.1f} "
-                      "tok/s; weights and states pass at "
-                      "{:.0f} GB/s = {:.0f}% of copying",
-                      options_.weights, r.batch, r.context, milliseconds(r.step),
-                      r.tokens_per_second(), rate / 1e9, 100 * rate / copy_));
+      say(fmt::format(
+          "decode  {} batch {} context {}: {} a step, {:.1f} tok/s; weights and states pass "
+          "at {:.0f} GB/s = {:.0f}% of copying",
+          options_.weights, r.batch, r.context, milliseconds(r.step), r.tokens_per_second(),
+          rate / 1e9, 100 * rate / copy_));
       json_["decode"].push_back({{"weights", options_.weights},
                                  {"batch", r.batch},
                                  {"context", r.context},
@@ -116,9 +113,9 @@ class Report {
     }
     const double share = r.bytes_per_second() / limits_.read_bytes_per_second();
     say(fmt::format(
-        "decode  {} batch {} context {}: {} a step, {:.1f} tok/s, "
-        "{:.1f} GB/s of "
-        "weights = {:.0f}% of the {:.1f} GB/s of only reading them",
+        "decode  {} batch {} context {}: {} a step, {:.1f} tok/s, {:.1f} GB/s of weights = {:.0f}% "
+        "of "
+        "the {:.1f} GB/s of only reading them",
         options_.weights, r.batch, r.context, milliseconds(r.step), r.tokens_per_second(),
         r.bytes_per_second() / 1e9, 100 * share, limits_.read_bytes_per_second() / 1e9));
     json_["decode"].push_back({{"weights", options_.weights},
@@ -132,18 +129,17 @@ class Report {
                                {"parts", said(r.shares)}});
   }
 
-  void compute(const char* name, const bench::ComputeResult& r) {
+  void compute(const char* name, const std::string& weights, const bench::ComputeResult& r) {
     const double mean = r.profiled.mean();
     const double rate = r.product_flops / r.product_seconds;
     if (gpu_) {
       say(
-          fmt::format("{:7} {} {} tokens: {} a pass, {:.0f} tok/s; {:.0f}% of "
-                      "the time in matrix products, "
-                      "those at {:.0f} TFLOP/s (profiled part by part: {})",
-                      name, options_.weights, r.tokens, milliseconds(r.pass), r.tokens_per_second(),
+          fmt::format("{:7} {} {} tokens: {} a pass, {:.0f} tok/s; {:.0f}% of the time in matrix "
+                      "products, those at {:.0f} TFLOP/s (profiled part by part: {})",
+                      name, weights, r.tokens, milliseconds(r.pass), r.tokens_per_second(),
                       100 * r.product_seconds / mean, rate / 1e12, milliseconds(r.profiled)));
       json_[name].push_back({{"tokens", r.tokens},
-                             {"weights", options_.weights},
+                             {"weights", weights},
                              {"seconds", r.pass.seconds},
                              {"tokens_per_second", r.tokens_per_second()},
                              {"share_of_time_in_products", r.product_seconds / mean},
@@ -152,15 +148,14 @@ class Report {
       return;
     }
     say(
-        fmt::format("{:7} {} {} tokens: {} a pass, {:.0f} tok/s; {:.0f}% of the time in "
-                    "matrix "
+        fmt::format("{:7} {} {} tokens: {} a pass, {:.0f} tok/s; {:.0f}% of the time in matrix "
                     "products, those at {:.0f}% of the sgemm peak of {:.0f} GFLOP/s",
-                    name, options_.weights, r.tokens, milliseconds(r.pass), r.tokens_per_second(),
+                    name, weights, r.tokens, milliseconds(r.pass), r.tokens_per_second(),
                     100 * r.product_seconds / mean, 100 * rate / limits_.sgemm_flops_per_second(),
                     limits_.sgemm_flops_per_second() / 1e9));
     json_[name].push_back(
         {{"tokens", r.tokens},
-         {"weights", options_.weights},
+         {"weights", weights},
          {"seconds", r.pass.seconds},
          {"tokens_per_second", r.tokens_per_second()},
          {"sgemm_samples", limits_.sgemm_samples()},
@@ -294,7 +289,7 @@ void run(Options& options) {
   };
   const auto prefill = [&] {
     limits.forget();
-    report.compute("prefill",
+    report.compute("prefill", options.weights,
                    bench::prefill(c, place, options.tokens, options.repetitions, multiply));
   };
   if (options.compare) {
@@ -316,19 +311,35 @@ void run(Options& options) {
   if (wanted("prefill")) prefill();
   if (wanted("train")) {
     limits.forget();
-    report.compute("train", bench::training_step(c, place, options.sequences, options.tokens,
-                                                 options.repetitions, multiply));
+    // A CPU trains in f32.
+    report.compute("train", place.device.is_cpu() ? "f32" : options.weights,
+                   bench::training_step(c, place, options.sequences, options.tokens,
+                                        options.repetitions, multiply));
   }
   report.finish();
 }
 
 void refuse_idle_options(const CLI::App& bench, const Options& o) {
-  const auto refuse = [&](std::initializer_list<const char*> names, const char* why) {
+  const auto refuse = [&](std::initializer_list<const char*> names, const std::string& why) {
     for (const char* name : names) {
       if (bench.get_option(name)->count() > 0) throw UsageError(fmt::format("{} {}", name, why));
     }
   };
-  if (o.what != "ops") refuse({"--filter"}, "is for metala bench ops");
+  const auto only_for = [&](const std::vector<std::string>& whats,
+                            std::initializer_list<const char*> names) {
+    const bool used = std::find(whats.begin(), whats.end(), o.what) != whats.end();
+    if (!used) refuse(names, fmt::format("is for metala bench {}", fmt::join(whats, ", ")));
+  };
+  only_for({"ops"}, {"--filter"});
+  only_for({"decode", "all"}, {"--batch", "--context", "--steps"});
+  only_for({"prefill", "train", "all"}, {"--tokens", "--repetitions"});
+  only_for({"train", "all"}, {"--sequences"});
+  only_for({"decode", "prefill", "train", "all"},
+           {"--width", "--layers", "--heads", "--glu-width", "--vocab-size", "--weights",
+            "--device", "--compare"});
+  if (o.what == "train" && o.device == "cpu" && o.weights != "f32") {
+    throw UsageError("--weights: a CPU trains in f32");
+  }
   if (o.compare) {
     refuse({"what", "--weights", "--batch", "--sequences"},
            "is not for --compare, which has rows of its own");
@@ -340,11 +351,11 @@ void refuse_idle_options(const CLI::App& bench, const Options& o) {
 void add_bench(CLI::App& app) {
   auto options = std::make_shared<Options>();
   Options& o = *options;
-  CLI::App* command =
-      app.add_subcommand("bench",
-                         "Measure decoding, prefill, training steps and operators, as shares of "
-                         "what this machine "
-                         "can read and multiply (measured in the same run); random weights");
+  CLI::App* command = app.add_subcommand(
+      "bench",
+      "Measure decoding, prefill, training steps and operators, as shares of what "
+      "this machine can read and multiply (measured in the same run); random "
+      "weights");
   command->add_option("what", o.what, "decode, prefill, train, ops or all (all but ops)")
       ->capture_default_str()
       ->check(CLI::IsMember({"decode", "prefill", "train", "ops", "all"}));
@@ -366,8 +377,7 @@ void add_bench(CLI::App& app) {
       ->check(positive());
   command
       ->add_option("--context", o.contexts,
-                   "decode: tokens read before the timed steps; several values "
-                   "make several rows")
+                   "decode: tokens read before the timed steps; several values make several rows")
       ->capture_default_str()
       ->check(not_negative());
   count("--steps", o.steps, "decode: timed steps");
@@ -377,10 +387,10 @@ void add_bench(CLI::App& app) {
   add_device(command, o.device);
   command->add_option("--filter", o.filter, "ops: run only those matching this expression")
       ->capture_default_str();
-  command->add_flag("--compare", o.compare,
-                    "Decoding with f32, bf16, q8 and q4 weights, 1 and 16 "
-                    "sequences, and prefill, in "
-                    "one table beside published figures of llama.cpp");
+  command->add_flag(
+      "--compare", o.compare,
+      "Decoding with f32, bf16, q8 and q4 weights, 1 and 16 sequences, and prefill, in "
+      "one table beside published figures of llama.cpp");
   command->add_flag("--json", o.json, "Print JSON, raw samples included");
   command->callback([options, command] {
     refuse_idle_options(*command, *options);
