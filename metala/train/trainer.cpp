@@ -159,9 +159,11 @@ StepReport Trainer::advance() {
   update.learning_rate = report.learning_rate;
   update.step = taken + 1;
   update.gradient_scale = 1 / scale;
-  optimizer_.global_norm(norm_);
+  // The device learns a loss that was read before it was complete.
+  if (options_.mean_of_means) sums_.rows(0, 1).copy_from(Tensor::wrap(loss, {1}));
+  optimizer_.global_norm(sums_.rows(0, 1), norm_);
   // Unguarded on a GPU, the update is under way before anybody waits for the loss; it leaves the
-  // weights alone where the norm is not finite.
+  // weights alone where loss or gradients are not finite, on any rank.
   const bool guarded = options_.skip_spikes_above > 0;
   const bool early = !guarded && options_.device.is_cuda();
   if (early) optimizer_.update(update, norm_);

@@ -101,9 +101,8 @@ class Trainer {
   Trainer(Communicator&, const Config&, const Parameters&, const TrainingTask&, TrainerOptions);
 
   // From the current step to the last. Throws Error naming step and tensor when the loss or a
-  // gradient is not finite, before a checkpoint is written of it. Nothing has been updated by it;
-  // but a GPU updates before the loss is known (unless spikes are left out), and so has, where all
-  // gradients are finite and only the loss is not. Returns whether any rank was interrupted.
+  // gradient is not finite, before a checkpoint is written of it; nothing has been updated by it.
+  // Returns whether any rank was interrupted.
   bool run(const TrainerEvents&);
 
   // One step. Throws as `run` does. A step whose tokens all have no label changes no weight; fifty

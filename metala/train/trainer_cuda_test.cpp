@@ -50,6 +50,29 @@ TEST_F(TrainerOnGpu, TheSameRunGivesTheSameBits) {
   EXPECT_EQ(losses(gpu_, DType::bf16, 10), losses(gpu_, DType::bf16, 10));
 }
 
+TEST_F(TrainerOnGpu, ALossThatIsNotFiniteUpdatesNothingAlsoWhereTheGradientIs) {
+  const auto ranks = alone();
+  const harness::InfiniteLoss hopeless;
+  for (const bool mean_of_means : {false, true}) {
+    TrainerOptions o;
+    o.device = gpu_;
+    o.mean_of_means = mean_of_means;
+    o.schedule = {ScheduleKind::constant, 1e-3, 1e-3, 0, 100};
+    Trainer trainer(*ranks, hopeless.config, hopeless.parameters, hopeless.task, o);
+    const auto before = trainer.optimizer().weights();
+    try {
+      trainer.advance();
+      FAIL() << "nothing was thrown";
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find("train: step 1: the loss is inf"), std::string::npos)
+          << e.what();
+    }
+    for (const auto& [name, value] : trainer.optimizer().weights()) {
+      EXPECT_TRUE(harness::same_bits(value, before.at(name))) << name;
+    }
+  }
+}
+
 // A batch of every one of some lists of lengths in turn, next tokens as labels.
 class LengthsTask : public TrainingTask {
  public:

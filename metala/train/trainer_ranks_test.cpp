@@ -292,11 +292,14 @@ TEST(ZeroOptimizerOnRanks, TheGlobalNormIsThatOfTheSumsOverRanks) {
     std::fill_n(gradient.data<float>(), gradient.count(), static_cast<float>(world().rank() + 1));
   }
   optimizer.finish_gradients();
-  const Tensor norm = Tensor::zeros({1}, DType::f64);
-  optimizer.global_norm(norm);
+  const Tensor norm = Tensor::zeros({1}, DType::f64), loss = Tensor::zeros({1}, DType::f64);
+  optimizer.global_norm(loss, norm);
   const double each = world().size() * (world().size() + 1) / 2.0;
   const double want = each * std::sqrt(static_cast<double>(weights.count()));
   EXPECT_TRUE(std::abs(norm.data<double>()[0] - want) <= 1e-12 * want) << norm.data<double>()[0];
+  if (world().rank() == 1) loss.data<double>()[0] = INFINITY;
+  optimizer.global_norm(loss, norm);
+  EXPECT_TRUE(std::isnan(norm.data<double>()[0])) << "a loss of one rank is not finite";
 }
 
 TEST(TrainerOnRanks, ALossThatIsNotFiniteIsReportedByAllWithStepAndTensor) {

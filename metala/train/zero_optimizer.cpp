@@ -294,8 +294,9 @@ void ZeroOptimizer::finish_gradients() {
   }
 }
 
-void ZeroOptimizer::global_norm(const Tensor& norm) {
+void ZeroOptimizer::global_norm(const Tensor& loss, const Tensor& norm) {
   adamw::sum_of_squares(summed_, norm);
+  adamw::join_finiteness(loss, norm);
   ranks_.all_reduce(norm, "squared gradient norms");
   adamw::square_root(norm);
 }

@@ -52,8 +52,9 @@ class ZeroOptimizer {
   void layer_done(std::int64_t layer);
   // All gradients are final: the rest is sent, and everything has arrived.
   void finish_gradients();
-  // norm [1] f64, on the device: of the summed gradients, finite or not. Nobody waits for a GPU.
-  void global_norm(const Tensor& norm);
+  // norm [1] f64, on the device: of the summed gradients; not finite unless they are, and on every
+  // rank its loss [1] f64. Nobody waits for a GPU.
+  void global_norm(const Tensor& loss, const Tensor& norm);
   // Changes nothing when the norm is not finite.
   void update(const adamw::Options&, const Tensor& norm);
   // The first owned tensor with a gradient that is not finite; empty: there is none.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "metala/base/half.h"
@@ -164,6 +165,17 @@ void square_root(Tensor sum) {
     if (sum.device().is_cuda()) return cuda::square_root(sum);
   }
   sum.data<double>()[0] = std::sqrt(sum.data<double>()[0]);
+}
+
+void join_finiteness(const Tensor& value, Tensor sum) {
+  check_norm(value);
+  check_norm(sum);
+  if constexpr (cuda_built) {
+    if (sum.device().is_cuda()) return cuda::join_finiteness(value, sum);
+  }
+  if (!std::isfinite(value.data<double>()[0])) {
+    sum.data<double>()[0] = std::numeric_limits<double>::quiet_NaN();
+  }
 }
 
 void global_norm(std::span<const Tensor> tensors, Tensor norm) {

@@ -50,4 +50,7 @@ double global_norm(std::span<const Tensor>);  // waits for the device
 void sum_of_squares(std::span<const Tensor>, Tensor sum);
 void square_root(Tensor sum);
 
+// sum [1] f64 becomes NaN where value [1] f64 is not finite: `update` then changes nothing.
+void join_finiteness(const Tensor& value, Tensor sum);
+
 }  // namespace metala::adamw

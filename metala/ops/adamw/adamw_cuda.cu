@@ -155,6 +155,10 @@ __global__ void take_root(double* sum) {
   *sum = sqrt(*sum);
 }
 
+__global__ void mark_unless_finite(const double* value, double* sum) {
+  if (!isfinite(*value)) *sum = NAN;
+}
+
 // Calls launch(table, parts) for tables that hold all `count` entries.
 template <class EntryAt, class Launch>
 void in_tables(std::size_t count, EntryAt entry_at, Launch launch) {
@@ -244,6 +248,13 @@ void square_root(const Tensor& sum) {
   const auto stream = metala::cuda::enter("adamw", {&sum});
   take_root<<<1, 1, 0, stream>>>(static_cast<double*>(sum.raw()));
   metala::cuda::check_launch("adamw, square root");
+}
+
+void join_finiteness(const Tensor& value, const Tensor& sum) {
+  const auto stream = metala::cuda::enter("adamw", {&value, &sum});
+  mark_unless_finite<<<1, 1, 0, stream>>>(static_cast<const double*>(value.raw()),
+                                          static_cast<double*>(sum.raw()));
+  metala::cuda::check_launch("adamw, finiteness");
 }
 
 }  // namespace metala::adamw::cuda

@@ -8,5 +8,6 @@ namespace metala::adamw::cuda {
 void update(const Options&, std::span<const Slot>, const Tensor& norm);
 void sum_of_squares(std::span<const Tensor>, const Tensor& sum);
 void square_root(const Tensor& sum);
+void join_finiteness(const Tensor& value, const Tensor& sum);
 
 }  // namespace metala::adamw::cuda

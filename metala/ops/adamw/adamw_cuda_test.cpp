@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "metala/harness/compare.h"
 #include "metala/harness/gpu.h"
 #include "metala/harness/random_tensor.h"
@@ -71,6 +73,15 @@ TEST_F(AdamWOnGpu, NothingChangesWhenAGradientIsNotFinite) {
   adamw::update({}, {&s, 1}, norm);
   EXPECT_FALSE(std::isfinite(norm.to({}).data<double>()[0]));
   EXPECT_TRUE(same_bits(s.parameter.to({}), ones));
+}
+
+TEST_F(AdamWOnGpu, AValueThatIsNotFiniteMakesTheNormNaN) {
+  for (const double value : {0.0, -1e300, HUGE_VAL, -HUGE_VAL, std::nan("")}) {
+    const Tensor norm = there(filled({1}, DType::f64, 3));
+    adamw::join_finiteness(there(filled({1}, DType::f64, value)), norm);
+    const double got = norm.to({}).data<double>()[0];
+    EXPECT_TRUE(std::isfinite(value) ? got == 3 : std::isnan(got)) << value;
+  }
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "metala/base/threads.h"
 #include "metala/harness/compare.h"
 #include "metala/harness/random_tensor.h"
@@ -109,6 +111,18 @@ TEST(AdamW, TheGlobalNormIsThatOfAllTensorsAndNeedsNoLuckWithThreads) {
   EXPECT_NEAR(sum.data<double>()[0], want, 1e-9 * want);
   tensors[0].data<float>()[1234] = std::numeric_limits<float>::quiet_NaN();
   EXPECT_TRUE(std::isnan(adamw::global_norm(tensors)));
+}
+
+TEST(AdamW, AValueThatIsNotFiniteMakesTheNormNaN) {
+  for (const double value : {0.0, -1e300, HUGE_VAL, -HUGE_VAL, std::nan("")}) {
+    const Tensor norm = norm_of(3);
+    adamw::join_finiteness(norm_of(value), norm);
+    if (std::isfinite(value)) {
+      EXPECT_EQ(norm.data<double>()[0], 3) << value;
+    } else {
+      EXPECT_TRUE(std::isnan(norm.data<double>()[0])) << value;
+    }
+  }
 }
 
 // Without memory m is the clipped gradient.
