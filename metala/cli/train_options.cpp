@@ -178,7 +178,7 @@ void add_train_options(CLI::App& command, TrainCommand& o) {
           "--bucket-size",
           [&o](double mib) { o.trainer.bucket_bytes = static_cast<std::int64_t>(mib * (1 << 20)); },
           "MiB of gradients that ranks sum at once; default: 2 for each rank, from 128 to 1024")
-      ->check(positive());
+      ->check(number("above 0 and at most 2^20", [](double x) { return x > 0 && x <= 1 << 20; }));
   add_rank_options(command, o.ranks);
 }
 

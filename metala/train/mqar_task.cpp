@@ -38,7 +38,7 @@ MqarTask::MqarTask(const MqarOptions& options) : options_(options) {
   const auto& o = options_;
   require(o.length >= 4 && o.length % 2 == 0, "mqar: the length is {}; wanted an even number",
           o.length);
-  require(o.pairs >= 1 && 4 * o.pairs <= o.length,
+  require(o.pairs >= 1 && o.pairs <= o.length / 4,
           "mqar: {} pairs in {} tokens; wanted at least four tokens a pair", o.pairs, o.length);
   require(o.vocabulary > o.length && o.pairs < o.vocabulary / 2,
           "mqar: a vocabulary of {} for length {} and {} pairs; wanted more tokens than the length",

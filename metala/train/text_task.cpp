@@ -6,6 +6,11 @@
 #include "metala/base/random.h"
 
 namespace metala {
+namespace {
+
+constexpr std::int64_t most_tokens = std::int64_t{1} << 40;  // of a batch: beyond any memory
+
+}  // namespace
 
 std::uint64_t permuted(std::uint64_t i, std::uint64_t n, std::uint64_t seed, std::uint64_t stream) {
   if (n <= 1) return 0;
@@ -32,6 +37,9 @@ TextTask::TextTask(TokenStream training, TokenStream validation, TextTaskOptions
           training_.tokens.size());
   require(options_.length >= 1 && options_.sequences >= 1,
           "train: {} sequences of {} tokens in a batch", options_.sequences, options_.length);
+  require(options_.sequences <= most_tokens / options_.length,
+          "train: {} sequences of {} tokens in a batch; wanted at most {} tokens",
+          options_.sequences, options_.length, most_tokens);
 }
 
 std::int64_t TextTask::windows_per_epoch() const {

@@ -14,7 +14,8 @@
 namespace metala {
 namespace {
 
-constexpr std::int64_t hopeless = 50;  // steps in a row without a label
+constexpr std::int64_t hopeless = 50;                 // steps in a row without a label
+constexpr std::int64_t most_micro_batches = 1 << 20;  // of a step, which holds their ids together
 
 using Clock = std::chrono::steady_clock;
 
@@ -46,6 +47,11 @@ Trainer::Trainer(Communicator& ranks, const Config& config, const Parameters& pa
           ranks.size());
   groups_ = ranks.size() / context;
   group_ = ranks.rank() / context;
+  require(
+      options_.accumulation >= 1 && options_.accumulation <= most_micro_batches / groups_,
+      "train: --accumulation {} in each of {} groups of ranks; wanted 1 to {} micro batches in a "
+      "step",
+      options_.accumulation, groups_, most_micro_batches);
 }
 
 Communicator* Trainer::context() {
