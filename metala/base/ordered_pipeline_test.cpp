@@ -12,6 +12,7 @@
 #include <string>
 
 #include "metala/base/error.h"
+#include "metala/harness/refusal.h"
 
 namespace metala {
 namespace {
@@ -84,23 +85,21 @@ TEST(OrderedPipeline, AFailureIsThrownWhenItsPieceIsDue) {
   for (const int workers : {1, 4}) {
     int next = 0;
     std::vector<int> out;
-    try {
-      ordered_pipeline<int, int>(
-          workers,
-          [&](int& piece) {
-            piece = next++;
-            return true;
-          },
-          [](int piece) {
-            if (piece == 5) std::this_thread::sleep_for(std::chrono::milliseconds(5));
-            if (piece == 5 || piece == 6) throw Error("piece " + std::to_string(piece));
-            return piece;
-          },
-          [&](int result) { out.push_back(result); });
-      FAIL() << "not thrown";
-    } catch (const Error& e) {
-      EXPECT_STREQ(e.what(), "piece 5");
-    }
+    EXPECT_EQ(harness::refusal_of([&] {
+                ordered_pipeline<int, int>(
+                    workers,
+                    [&](int& piece) {
+                      piece = next++;
+                      return true;
+                    },
+                    [](int piece) {
+                      if (piece == 5) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+                      if (piece == 5 || piece == 6) throw Error("piece " + std::to_string(piece));
+                      return piece;
+                    },
+                    [&](int result) { out.push_back(result); });
+              }),
+              "piece 5");
     EXPECT_EQ(out, (std::vector<int>{0, 1, 2, 3, 4}));
   }
 }

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "metala/base/error.h"
+#include "metala/harness/refusal.h"
 #include "metala/harness/temporary_folder.h"
 #include "metala/io/input_stream.h"
 
@@ -37,12 +38,8 @@ TEST(Documents, BadInputIsRefusedWithFileAndLine) {
   const TemporaryFolder folder;
   const auto message = [&](const std::string& name, const std::string& content) {
     folder.spill(name, content);
-    try {
-      read_documents({folder / name}, {}, [](const Document&) {});
-    } catch (const Error& e) {
-      return std::string(e.what());
-    }
-    return std::string("accepted");
+    return harness::refusal_of(
+        [&] { read_documents({folder / name}, {}, [](const Document&) {}); });
   };
   EXPECT_NE(message("a.jsonl", "{\"text\": \"x\"}\n{broken\n").find("a.jsonl:2: not valid JSON"),
             std::string::npos);

@@ -9,6 +9,7 @@
 #include "metala/base/error.h"
 #include "metala/data/dataset_info.h"
 #include "metala/data/token_dataset.h"
+#include "metala/harness/refusal.h"
 #include "metala/harness/temporary_folder.h"
 #include "metala/io/file.h"
 
@@ -38,12 +39,7 @@ std::string bytes(const std::string& path) {
 }
 
 std::string refusal(const PrepareOptions& o) {
-  try {
-    prepare(o);
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "accepted";
+  return harness::refusal_of([&] { prepare(o); });
 }
 
 TEST(Prepare, DocumentsAreTokenisedInOrderWithAnEndAfterEach) {

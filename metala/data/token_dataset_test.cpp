@@ -11,12 +11,14 @@
 #include "metala/data/dataset_tools.h"
 #include "metala/data/token_dataset.h"
 #include "metala/data/token_writer.h"
+#include "metala/harness/refusal.h"
 #include "metala/harness/temporary_folder.h"
 #include "metala/io/file.h"
 
 namespace metala {
 namespace {
 
+using harness::refusal_of;
 using harness::TemporaryFolder;
 using Tokens = std::vector<std::int32_t>;
 
@@ -57,15 +59,6 @@ std::vector<Tokens> all(const TokenDataset& set) {
   return documents;
 }
 
-std::string refusal(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "accepted";
-}
-
 TEST(TokenDataset, TheWritersBytesAreTheFormatsExample) {
   const TemporaryFolder folder;
   write(folder / "d", TokenType::u16, {{1, 2, 3}, {4, 65535}});
@@ -98,8 +91,8 @@ TEST(TokenDataset, EveryTypeGivesBackItsTokens) {
 TEST(TokenDataset, AnIdThatDoesNotFitIsRefusedNotWrapped) {
   const TemporaryFolder folder;
   TokenWriter writer(folder / "d", TokenType::u16);
-  EXPECT_NE(refusal([&] { writer.add(Tokens{65536}); }).find("65536"), std::string::npos);
-  EXPECT_NE(refusal([&] { writer.add(Tokens{-1}); }).find("-1"), std::string::npos);
+  EXPECT_NE(refusal_of([&] { writer.add(Tokens{65536}); }).find("65536"), std::string::npos);
+  EXPECT_NE(refusal_of([&] { writer.add(Tokens{-1}); }).find("-1"), std::string::npos);
 }
 
 TEST(TokenDataset, TheLegacyFormIsRead) {
@@ -115,7 +108,7 @@ TEST(TokenDataset, TheLegacyFormIsRead) {
   folder.spill("e.bin", raw<std::int32_t>({1, 2, 3, 4, 5}));
   folder.spill("e.idx", head + raw<std::int64_t>({0, 2, 4}) + raw<std::int64_t>({0, 3, 5}) +
                             raw<std::int64_t>({3, 2}) + raw<std::int64_t>({0, 1, 2}));
-  EXPECT_NE(refusal([&] { TokenDataset::open(folder / "e"); }).find("one dimension"),
+  EXPECT_NE(refusal_of([&] { TokenDataset::open(folder / "e"); }).find("one dimension"),
             std::string::npos);
 }
 
@@ -127,7 +120,7 @@ TEST(TokenDataset, EveryLieOfAnIndexIsRefusedByName) {
     index.replace(at, bytes.size(), bytes);
     folder.spill("d.idx", index);
     folder.spill("d.bin", bin);
-    return refusal([&] { TokenDataset::open(folder / "d"); });
+    return refusal_of([&] { TokenDataset::open(folder / "d"); });
   };
   EXPECT_EQ(opened(0, "M"), "accepted");
   const auto names = [](const std::string& message, const char* words) {
@@ -152,13 +145,14 @@ TEST(TokenDataset, EveryLieOfAnIndexIsRefusedByName) {
   EXPECT_TRUE(names(opened(74, hex("01")), "the last document border is 1"));
 
   folder.spill("d.idx", golden_index.substr(0, 81));
-  EXPECT_TRUE(names(refusal([&] { TokenDataset::open(folder / "d"); }), "there are 47"));
+  EXPECT_TRUE(names(refusal_of([&] { TokenDataset::open(folder / "d"); }), "there are 47"));
   folder.spill("d.idx", golden_index);
   folder.spill("d.bin", bin.substr(0, 9));
-  EXPECT_TRUE(names(refusal([&] { TokenDataset::open(folder / "d"); }), "cut short"));
+  EXPECT_TRUE(names(refusal_of([&] { TokenDataset::open(folder / "d"); }), "cut short"));
   std::filesystem::remove(folder / "d.bin");
-  EXPECT_TRUE(names(refusal([&] { TokenDataset::open(folder / "d"); }), "d.bin: cannot open"));
-  EXPECT_TRUE(names(refusal([&] { TokenDataset::open(folder / "none"); }), "metala data prepare"));
+  EXPECT_TRUE(names(refusal_of([&] { TokenDataset::open(folder / "d"); }), "d.bin: cannot open"));
+  EXPECT_TRUE(
+      names(refusal_of([&] { TokenDataset::open(folder / "none"); }), "metala data prepare"));
 }
 
 TEST(TokenDataset, ANumberThatIsNoTokenIsRefusedWhenItIsRead) {
@@ -168,7 +162,7 @@ TEST(TokenDataset, ANumberThatIsNoTokenIsRefusedWhenItIsRead) {
                             "0100000000000000"));
   folder.spill("d.bin", raw<std::int32_t>({5, -100}));
   const TokenDataset set = TokenDataset::open(folder / "d");
-  EXPECT_NE(refusal([&] { set.read(0); }).find("document 0"), std::string::npos);
+  EXPECT_NE(refusal_of([&] { set.read(0); }).find("document 0"), std::string::npos);
 }
 
 TEST(TokenWriter, AWriterThatGoesOnLeavesTheSameFiles) {
@@ -272,7 +266,7 @@ TEST(DatasetTools, MergedAndSplitDatasetsHoldTheSameDocuments) {
 
   write_dataset_info(folder / "a", {3, 6, 20, 300, 2, "bytes"});
   write_dataset_info(folder / "b", {2, 2, 9, 70001, 0, "SentencePiece"});
-  EXPECT_NE(refusal([&] {
+  EXPECT_NE(refusal_of([&] {
               merge_datasets({folder / "a", folder / "b"}, folder / "c");
             }).find("one tokenizer"),
             std::string::npos);
@@ -284,7 +278,7 @@ TEST(DatasetTools, ASplitThatFailsHalfWayLeavesNothing) {
   write(folder / "a", TokenType::u16, {{1}, {2, 2}, {3, 3, 3}});
   write_dataset_info(folder / "a", {3, 6, 20, 300, 2, "bytes"});
   std::filesystem::create_directories(folder / "part_test.json/in/the/way");
-  EXPECT_NE(refusal([&] {
+  EXPECT_NE(refusal_of([&] {
               split_dataset(folder / "a", "1,1,1", folder / "part");
             }).find("part_test.json"),
             std::string::npos);
@@ -339,7 +333,7 @@ TEST(DatasetInfo, WhatIsWrittenIsReadAndDamageIsNamed) {
   EXPECT_EQ(info->end_id, 2);
   EXPECT_EQ(info->tokenizer, "bytes");
   folder.spill("d.json", R"({"documents": 3, "tokens": "many"})");
-  EXPECT_NE(refusal([&] { read_dataset_info(folder / "d"); }).find("tokens is \"many\""),
+  EXPECT_NE(refusal_of([&] { read_dataset_info(folder / "d"); }).find("tokens is \"many\""),
             std::string::npos);
 }
 

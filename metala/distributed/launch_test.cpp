@@ -8,6 +8,7 @@
 #include "metala/distributed/agreement.h"
 #include "metala/distributed/communicator.h"
 #include "metala/distributed/world.h"
+#include "metala/harness/refusal.h"
 
 namespace metala {
 namespace {
@@ -18,15 +19,6 @@ Environment environment(std::map<std::string, std::string> variables) {
     if (found == variables.end()) return std::nullopt;
     return found->second;
   };
-}
-
-std::string refusal(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "accepted";
 }
 
 TEST(Launch, WithoutALauncherAProcessIsAlone) {
@@ -77,7 +69,9 @@ TEST(Launch, MpirunComesBeforeTheVariablesOfTheJobAroundIt) {
 
 TEST(Launch, NonsenseIsRefusedByName) {
   const auto of = [](const char* rank, const char* size) {
-    return refusal([&] { launch_from(environment({{"RANK", rank}, {"WORLD_SIZE", size}})); });
+    return harness::refusal_of([&] {
+      launch_from(environment({{"RANK", rank}, {"WORLD_SIZE", size}}));
+    });
   };
   EXPECT_NE(of("2", "2").find("RANK is 2 and WORLD_SIZE is 2"), std::string::npos);
   EXPECT_NE(of("one", "2").find("RANK is \"one\""), std::string::npos);
@@ -89,7 +83,8 @@ TEST(World, RanksOnCpusThatNoMpiConnectsAreToldHowToStart) {
   launch.rank = 1;
   launch.size = 4;
   launch.source = "RANK";
-  const std::string message = refusal([&] { open_world(launch, {}, std::chrono::seconds(1)); });
+  const std::string message =
+      harness::refusal_of([&] { open_world(launch, {}, std::chrono::seconds(1)); });
   EXPECT_NE(message.find("start them with mpirun -n 4"), std::string::npos) << message;
 }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "metala/base/error.h"
+#include "metala/harness/refusal.h"
 
 namespace metala {
 namespace {
@@ -30,12 +31,7 @@ std::future<Bytes> rank(int rank, int size, std::chrono::milliseconds timeout, B
 }
 
 std::string failure(std::future<Bytes>& result) {
-  try {
-    result.get();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "nothing was thrown";
+  return harness::refusal_of([&] { result.get(); });
 }
 
 TEST(Rendezvous, EveryRankReceivesTheBytesOfRank0WhateverTheOrderOfStart) {

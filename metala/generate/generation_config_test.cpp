@@ -3,18 +3,14 @@
 #include <gtest/gtest.h>
 
 #include "metala/base/error.h"
+#include "metala/harness/refusal.h"
 #include "metala/harness/temporary_folder.h"
 
 namespace metala {
 namespace {
 
 std::string error_of(const std::string& json) {
-  try {
-    parse_generation_config(json, "g.json");
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no error";
+  return harness::refusal_of([&] { parse_generation_config(json, "g.json"); });
 }
 
 TEST(GenerationConfig, EveryKeyIsReadAndUnknownOnesAreIgnored) {

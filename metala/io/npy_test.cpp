@@ -5,6 +5,7 @@
 
 #include <array>
 
+#include "metala/harness/refusal.h"
 #include "metala/harness/temporary_folder.h"
 
 namespace metala {
@@ -41,14 +42,9 @@ TEST(Npy, TheBytesAreNumpys) {
 
 TEST(Npy, WhatLiesAboutItselfIsRefused) {
   const TemporaryFolder folder;
-  const auto refusal = [&](const std::string& content) -> std::string {
+  const auto refusal = [&](const std::string& content) {
     folder.spill("x.npy", content);
-    try {
-      NpyFile::open(folder / "x.npy");
-    } catch (const Error& e) {
-      return e.what();
-    }
-    return "accepted";
+    return harness::refusal_of([&] { NpyFile::open(folder / "x.npy"); });
   };
   const auto file = [](const std::string& dictionary, std::size_t numbers) {
     std::string text = "\x93NUMPY\x01";

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "metala/harness/compare.h"
+#include "metala/harness/refusal.h"
 #include "metala/harness/temporary_folder.h"
 #include "metala/harness/test_models.h"
 #include "metala/io/file.h"
@@ -17,15 +18,6 @@ namespace {
 
 using namespace harness;
 using namespace testing_models;
-
-std::string message_of(const std::function<void()>& work) {
-  try {
-    work();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "accepted";
-}
 
 TEST(Checkpoint, WeightsInBlocksComeBackBitForBitAndNearWhatTheyWere) {
   const TemporaryFolder folder;
@@ -88,7 +80,7 @@ TEST(Checkpoint, MissingMisshapenExtraAndDamagedTensorsAreNamed) {
     auto tensors = p.tensors();
     change(tensors);
     write_safetensors(folder / "model.safetensors", tensors, {});
-    return message_of([&] { load_checkpoint(folder.path()); });
+    return refusal_of([&] { load_checkpoint(folder.path()); });
   };
   const std::string gate = "model.layers.1.token_mixer.k_gate.weight";
   EXPECT_NE(after([&](auto& t) { t.erase(gate); }).find(gate + " is missing"), std::string::npos);
@@ -105,12 +97,12 @@ TEST(Checkpoint, MissingMisshapenExtraAndDamagedTensorsAreNamed) {
 
   const Tensor weight = p.tensors().at(gate);
   weight.data<float>()[17] = std::numeric_limits<float>::quiet_NaN();
-  EXPECT_NE(message_of([&] { check_finite(p.tensors(), "DIR"); }).find(gate + " holds NaN"),
+  EXPECT_NE(refusal_of([&] { check_finite(p.tensors(), "DIR"); }).find(gate + " holds NaN"),
             std::string::npos);
   weight.data<float>()[17] = std::numeric_limits<float>::infinity();
-  EXPECT_NE(message_of([&] { check_finite(p.tensors(), "DIR"); }).find(gate), std::string::npos);
+  EXPECT_NE(refusal_of([&] { check_finite(p.tensors(), "DIR"); }).find(gate), std::string::npos);
   weight.data<float>()[17] = std::numeric_limits<float>::max();
-  EXPECT_EQ(message_of([&] { check_finite(p.tensors(), "DIR"); }), "accepted");
+  EXPECT_EQ(refusal_of([&] { check_finite(p.tensors(), "DIR"); }), "accepted");
 }
 
 TEST(Checkpoint, ATiedModelMayKeepItsMatrixUnderEitherNameOrBoth) {
@@ -191,7 +183,7 @@ TEST(State, AnotherModelsStateAndADamagedOneAreRefused) {
   const std::string path = folder / "s.safetensors";
   State(config, 1).save(path, "f00d");
   const auto load = [&](const Config& c, const char* print) {
-    return message_of([&] { State::load(path, c, print); });
+    return refusal_of([&] { State::load(path, c, print); });
   };
   EXPECT_EQ(load(config, "f00d"), "accepted");
   EXPECT_NE(load(config, "beef").find("the state of another model"), std::string::npos);

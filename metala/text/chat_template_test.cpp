@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "metala/base/error.h"
+#include "metala/harness/refusal.h"
 #include "metala/harness/temporary_folder.h"
 #include "metala/io/file.h"
 #include "metala/text/utf8.h"
@@ -14,6 +15,7 @@
 namespace metala {
 namespace {
 
+using harness::refusal_of;
 using nlohmann::ordered_json;
 
 const std::string goldens = METALA_SOURCE_DIR "/tests/chat_templates";
@@ -31,16 +33,6 @@ std::time_t fixed_now() {
 
 ordered_json hello() {
   return ordered_json::array({{{"role", "user"}, {"content", "Hello"}}});
-}
-
-template <class Action>
-std::string error_of(Action action) {
-  try {
-    action();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no error";
 }
 
 std::vector<std::filesystem::path> golden_templates() {
@@ -80,11 +72,11 @@ TEST(ChatTemplate, EveryStyleOfTemplateGivesTheReferencesText) {
       const bool prompt = golden["add_generation_prompt"].get<bool>();
       const ChatRequest request = request_of(conversations[i / 2], prompt);
       std::string text;
-      const std::string error = error_of([&] { text = chat.render(request, {{}, fixed_now()}); });
+      const std::string error = refusal_of([&] { text = chat.render(request, {{}, fixed_now()}); });
       const auto where =
           path.filename().string() + ", " + golden["conversation"].get<std::string>();
       if (golden.contains("text")) {
-        EXPECT_EQ(error, "no error") << where;
+        EXPECT_EQ(error, "accepted") << where;
         EXPECT_EQ(text, golden["text"].get<std::string>()) << where;
         ++texts;
       } else if (golden.contains("refused")) {
@@ -100,34 +92,36 @@ TEST(ChatTemplate, EveryStyleOfTemplateGivesTheReferencesText) {
 }
 
 TEST(ChatTemplate, ErrorsNameTheTemplateAndItsLine) {
-  EXPECT_EQ(error_of([] { ChatTemplate("\n{% if %}", "a.jinja"); }),
+  EXPECT_EQ(refusal_of([] { ChatTemplate("\n{% if %}", "a.jinja"); }),
             "a.jinja: line 2: '%}' where an expression is expected");
   const ChatTemplate chat("\n\n{{ raise_exception('no ' + messages[0].role) }}", "a.jinja");
-  EXPECT_EQ(error_of([&] { chat.render({.messages = hello()}); }),
+  EXPECT_EQ(refusal_of([&] { chat.render({.messages = hello()}); }),
             "a.jinja: line 3: the template refuses these messages: no user");
 }
 
 TEST(ChatTemplate, ErrorsAreOneLineThatATerminalDoesNotObey) {
   const ChatTemplate chat(
       "{{ raise_exception('\\nno\\x1b[2J \\x9b2J \u00e9' ~ messages[0].content) }}", "a.jinja");
-  EXPECT_EQ(error_of([&] { chat.render({.messages = hello()}); }),
+  EXPECT_EQ(refusal_of([&] { chat.render({.messages = hello()}); }),
             "a.jinja: line 1: the template refuses these messages:  no?[2J ?2J \u00e9Hello");
-  EXPECT_EQ(error_of([] { ChatTemplate("{{ a '\x1b\n' }}", "a.jinja"); }),
+  EXPECT_EQ(refusal_of([] { ChatTemplate("{{ a '\x1b\n' }}", "a.jinja"); }),
             "a.jinja: line 1: '? ' where '}}' is expected");
   std::string accents;
   for (int i = 0; i < 60; ++i) accents += "\u00e9";
-  const std::string error = error_of([&] { ChatTemplate("{{ a '" + accents + "' }}", "a.jinja"); });
+  const std::string error =
+      refusal_of([&] { ChatTemplate("{{ a '" + accents + "' }}", "a.jinja"); });
   EXPECT_EQ(valid_utf8_prefix(error), error.size()) << error;
 }
 
 TEST(ChatTemplate, RequestsThatAreNotMessagesAreRefused) {
   const ChatTemplate chat("x", "a.jinja");
-  EXPECT_EQ(error_of([&] { chat.render({.messages = "Hello"}); }), "chat: messages is not a list");
-  EXPECT_EQ(error_of([&] { chat.render({.messages = ordered_json::array({1})}); }),
+  EXPECT_EQ(refusal_of([&] { chat.render({.messages = "Hello"}); }),
+            "chat: messages is not a list");
+  EXPECT_EQ(refusal_of([&] { chat.render({.messages = ordered_json::array({1})}); }),
             "chat: messages[0] is not an object");
-  EXPECT_EQ(error_of([&] { chat.render({.messages = hello(), .tools = 1}); }),
+  EXPECT_EQ(refusal_of([&] { chat.render({.messages = hello(), .tools = 1}); }),
             "chat: tools is not a list");
-  EXPECT_EQ(error_of([&] { chat.render({.messages = hello(), .extras = 1}); }),
+  EXPECT_EQ(refusal_of([&] { chat.render({.messages = hello(), .extras = 1}); }),
             "chat: extras are not an object");
 }
 
@@ -206,7 +200,7 @@ TEST(ChatTemplateLoader, ErrorsNameTheFileAndTheField) {
   };
   for (const auto& [config, message] : cases) {
     folder.spill("tokenizer_config.json", config);
-    const std::string error = error_of([&] { load_chat_template(folder.path()); });
+    const std::string error = refusal_of([&] { load_chat_template(folder.path()); });
     EXPECT_TRUE(error.starts_with(path + message)) << error;
   }
 }

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "metala/base/error.h"
+#include "metala/harness/refusal.h"
 #include "metala/io/file.h"
 #include "metala/text/jinja_template.h"
 
@@ -32,11 +33,7 @@ std::string render(const std::string& source,
 
 std::string error_of(const std::string& source,
                      const ordered_json& variables = ordered_json::object()) {
-  try {
-    return "no error, but: " + render(source, variables);
-  } catch (const Error& e) {
-    return e.what();
-  }
+  return harness::refusal_of([&] { render(source, variables); });
 }
 
 TEST(Jinja, EveryConstructRendersAsTheReferenceDoes) {

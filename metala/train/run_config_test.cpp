@@ -8,6 +8,7 @@
 #include <filesystem>
 
 #include "metala/base/error.h"
+#include "metala/harness/refusal.h"
 #include "metala/io/file.h"
 #include "metala/model/checkpoint.h"
 
@@ -36,12 +37,7 @@ RunConfig settled(const std::string& more, std::int64_t ranks = 1,
 
 std::string refusal(const std::string& more, std::int64_t ranks = 1,
                     const Overrides& overrides = {}) {
-  try {
-    settled(more, ranks, overrides);
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "accepted";
+  return harness::refusal_of([&] { settled(more, ranks, overrides); });
 }
 
 testing::AssertionResult names(const std::string& message, const std::string& words) {

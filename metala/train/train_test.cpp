@@ -13,6 +13,7 @@
 #include <set>
 
 #include "metala/base/error.h"
+#include "metala/harness/refusal.h"
 #include "metala/harness/temporary_folder.h"
 #include "metala/io/file.h"
 #include "metala/train/background_task.h"
@@ -98,6 +99,14 @@ TEST(TextTask, AnEpochReadsEveryWindowOnceAndLabelsAreTheNextTokens) {
   EXPECT_EQ(starts.size(), 100u);
   EXPECT_EQ(std::set<std::int32_t>(starts.begin(), starts.end()).size(), 100u);
   EXPECT_EQ(*starts.rbegin() - *starts.begin(), 990);  // windows of one epoch do not overlap
+}
+
+TEST(TextTask, BatchesBeyondAnyMemoryAreRefused) {
+  for (const auto& [length, sequences] :
+       {std::pair<std::int64_t, std::int64_t>{INT64_MAX, 1}, {INT64_MAX / 2, 4}, {10, INT64_MAX}}) {
+    const TextTaskOptions o = {length, sequences, 7};
+    EXPECT_TRUE(harness::refuses([&] { TextTask(counting(100), {}, o); }, "tokens in a batch"));
+  }
 }
 
 TEST(TextTask, ABatchIsAFunctionOfSeedAndNumber) {

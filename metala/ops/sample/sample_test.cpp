@@ -10,6 +10,7 @@
 
 #include "metala/base/error.h"
 #include "metala/base/random.h"
+#include "metala/harness/refusal.h"
 
 namespace metala {
 namespace {
@@ -167,12 +168,8 @@ TEST(Sample, LogProbabilitiesAreThoseOfTheSoftmaxBestFirst) {
 TEST(Sample, OptionsOutOfRangeAreRefusedByName) {
   Options options;
   options.top_p = 0;
-  try {
-    sample::check(options);
-    FAIL() << "accepted";
-  } catch (const Error& e) {
-    EXPECT_STREQ(e.what(), "sample: top_p is 0; wanted more than 0, at most 1");
-  }
+  EXPECT_EQ(harness::refusal_of([&] { sample::check(options); }),
+            "sample: top_p is 0; wanted more than 0, at most 1");
 }
 
 }  // namespace
