@@ -62,7 +62,7 @@ DeviceMemory& memory_of(Device device) {
   if (device.is_cpu()) return cpu;
   const std::scoped_lock lock(registry().mutex);
   const auto found = registry().cuda.find(device.index);
-  require(found != registry().cuda.end(), "{} was not opened", device.text());
+  require(found != registry().cuda.end(), "{} was not opened", device);
   return *found->second;
 }
 

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "metala/base/dtype.h"
+#include "metala/base/error.h"
 
 namespace metala {
 
@@ -59,3 +60,14 @@ DeviceMemory& memory_of(Device);
 void provide_memory(Device, std::unique_ptr<DeviceMemory>);
 
 }  // namespace metala
+
+#ifndef __CUDACC__
+// As text(), which is made only where a message is.
+template <>
+struct fmt::formatter<metala::Device> : fmt::formatter<std::string> {
+  template <class Context>
+  auto format(const metala::Device& device, Context& context) const {
+    return fmt::formatter<std::string>::format(device.text(), context);
+  }
+};
+#endif

@@ -1,8 +1,8 @@
 // The one exception type for what a caller, a file or a machine can get wrong.
 //
 // A message is one line that names the thing, what came, what was wanted and, where it helps, what
-// to do. It is caught in two places only: the command line turns it into a line and an exit status,
-// a server into the answer to one request. What only a bug of ours can break is an assert.
+// to do; the command line turns it into a line and an exit status. What only a bug of ours can
+// break is an assert.
 #pragma once
 
 #ifndef __CUDACC__  // nvcc cannot compile fmt 9; kernels have device/cuda/cuda_error.h

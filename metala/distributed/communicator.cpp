@@ -74,8 +74,8 @@ void Communicator::check_parts(const char* operation, const std::string& what, c
   require(whole.dtype() == part.dtype() && whole.device() == part.device() &&
               whole.count() == part.count() * size(),
           "{} of {}: {} {} and {} {} for {} ranks; wanted one type, and a part for each rank",
-          operation, what, name_of(whole.dtype()), whole.shape().text(), name_of(part.dtype()),
-          part.shape().text(), size());
+          operation, what, name_of(whole.dtype()), whole.shape(), name_of(part.dtype()),
+          part.shape(), size());
 }
 
 std::unique_ptr<Communicator> alone() {

@@ -140,7 +140,7 @@ class MpiCommunicator : public Communicator {
   void check_here(const char* operation, const std::string& what, const Tensor& t) const {
     check_same(operation, what, t);
     require(t.device().is_cpu(), "{} of {}: MPI moves tensors on the CPU, this one is on {}",
-            operation, what, t.device().text());
+            operation, what, t.device());
   }
 
   static int elements(const Tensor& t, const std::string& what) {

@@ -40,7 +40,7 @@ Trainer::Trainer(Communicator& ranks, const Config& config, const Parameters& pa
       scaler_(options_.scaling) {
   require(options_.dtype == DType::f32 || (is_half(options_.dtype) && options_.device.is_cuda()),
           "train: {} on {}; wanted f32, or bf16 or f16 on a GPU", name_of(options_.dtype),
-          options_.device.text());
+          options_.device);
   const std::int64_t context = options_.context_ranks;
   require(context >= 1 && ranks.size() % context == 0,
           "train: {} ranks that share each sequence, of {} ranks; wanted a divisor", context,

@@ -97,7 +97,7 @@ std::map<int, Gpu>& gpus() {
 Gpu& gpu(Device device) {
   const std::scoped_lock lock(mutex);
   const auto found = gpus().find(device.index);
-  require(device.is_cuda() && found != gpus().end(), "{} was not opened", device.text());
+  require(device.is_cuda() && found != gpus().end(), "{} was not opened", device);
   return found->second;
 }
 
@@ -192,8 +192,8 @@ cudaStream_t enter(const char* op, std::initializer_list<const Tensor*> tensors)
   for (const Tensor* t : tensors) {
     if (!t->defined()) continue;
     if (device.is_cpu()) device = t->device();
-    require(t->device() == device && device.is_cuda(), "{}: tensors on {} and {}", op,
-            device.text(), t->device().text());
+    require(t->device() == device && device.is_cuda(), "{}: tensors on {} and {}", op, device,
+            t->device());
   }
   check(cudaSetDevice(device.index), op);
   return stream(device);

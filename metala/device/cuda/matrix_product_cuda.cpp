@@ -97,8 +97,7 @@ struct Plan {
                                        result.handle, result.handle, preference, 1, &found, &count);
     cublasLtMatmulPreferenceDestroy(preference);
     require(status == CUBLAS_STATUS_SUCCESS && count > 0,
-            "cublasLt: no algorithm for {} x {} into {}", a.shape().text(), b.shape().text(),
-            c.shape().text());
+            "cublasLt: no algorithm for {} x {} into {}", a.shape(), b.shape(), c.shape());
     algorithm = found.algo;
   }
 };

@@ -41,7 +41,7 @@ CUtensorMap map_of_tiles(const Tensor& matrix, int rows) {
                 CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                 CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   require(status == CUDA_SUCCESS, "cuda: mapping tiles of {} by 64 of a matrix {}: error {}", rows,
-          matrix.shape().text(), static_cast<int>(status));
+          matrix.shape(), static_cast<int>(status));
   return map;
 }
 

@@ -10,10 +10,10 @@ namespace {
 void check(const Tensor& x, const Tensor& weight, Offsets offsets) {
   require(x.defined() && x.rank() == 2, "short_conv: x must be a matrix [N, d]");
   check_tensor("short_conv: x", x, x.shape(), x.dtype());
-  require(weight.defined() && weight.rank() == 2 && weight.size(1) >= 1 &&
-              weight.size(1) <= std::int64_t{widest},
-          "short_conv: weight is {}; wanted [{}, W] with W from 1 to {}",
-          weight.defined() ? weight.shape().text() : "absent", x.size(1), widest);
+  require(weight.defined(), "short_conv: weight is absent");
+  require(weight.rank() == 2 && weight.size(1) >= 1 && weight.size(1) <= std::int64_t{widest},
+          "short_conv: weight is {}; wanted [{}, W] with W from 1 to {}", weight.shape(), x.size(1),
+          widest);
   check_tensor("short_conv: weight", weight, {x.size(1), weight.size(1)},
                accumulation_type(x.dtype()));
   require(weight.contiguous(), "short_conv: weight must be contiguous");
