@@ -9,7 +9,7 @@ model=$here/models/debian-en
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# continue PROMPT OPTIONS...: the prompt, and what the model makes of it
+# continue_text PROMPT OPTIONS...: the prompt, and what the model makes of it
 continue_text() {
   printf '%s' "$1"
   "$metala" generate "$model" "$@" --temperature 0.7 --top-p 0.9 --repetition-penalty 1.25
