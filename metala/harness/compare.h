@@ -24,9 +24,12 @@ inline std::vector<double> values(const Tensor& t) {
   return {data, data + flat.count()};
 }
 
+// Infinity where one is NaN.
 inline double largest(const std::vector<double>& v) {
   double most = 0;
-  for (const double x : v) most = std::max(most, std::abs(x));
+  for (const double x : v) {
+    most = std::isnan(x) ? std::numeric_limits<double>::infinity() : std::max(most, std::abs(x));
+  }
   return most;
 }
 

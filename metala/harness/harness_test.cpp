@@ -37,6 +37,11 @@ TEST(Close, NeitherNanNorInfinityPasses) {
   }
 }
 
+TEST(Largest, IsInfiniteWhereAValueIsNan) {
+  EXPECT_EQ(largest({1, -3, 2}), 3);
+  EXPECT_EQ(largest({1, nan, 2}), infinity);
+}
+
 // The sum of x^2 / 2 has the gradient x.
 testing::AssertionResult gradient_of_squares_is(const Tensor& gradient) {
   const Tensor x = random_normal({100}, DType::f64, 1);

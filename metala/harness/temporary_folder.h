@@ -1,13 +1,21 @@
-// A folder for one test, removed at its end.
+// A folder for one test, removed at its end; and what files hold.
 #pragma once
 
 #include <stdlib.h>
 
 #include <filesystem>
 #include <fstream>
+#include <sstream>
 #include <string>
 
 namespace metala::harness {
+
+// What there is to read; files of /proc may go away while they are read.
+inline std::string slurp(const std::filesystem::path& path) {
+  std::ostringstream text;
+  text << std::ifstream(path, std::ios::binary).rdbuf();
+  return text.str();
+}
 
 class TemporaryFolder {
  public:

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "metala/base/error.h"
+#include "metala/harness/fixed_time.h"
 #include "metala/harness/refusal.h"
 #include "metala/harness/temporary_folder.h"
 #include "metala/io/file.h"
@@ -15,21 +16,11 @@
 namespace metala {
 namespace {
 
+using harness::fixed_now;
 using harness::refusal_of;
 using nlohmann::ordered_json;
 
 const std::string goldens = METALA_SOURCE_DIR "/tests/chat_templates";
-
-// Noon of 26 July 2024, here: what the goldens' strftime_now shows.
-std::time_t fixed_now() {
-  std::tm when{};
-  when.tm_year = 124;
-  when.tm_mon = 6;
-  when.tm_mday = 26;
-  when.tm_hour = 12;
-  when.tm_isdst = -1;
-  return std::mktime(&when);
-}
 
 ordered_json hello() {
   return ordered_json::array({{{"role", "user"}, {"content", "Hello"}}});

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "metala/base/error.h"
+#include "metala/harness/fixed_time.h"
 #include "metala/harness/refusal.h"
 #include "metala/io/file.h"
 #include "metala/text/jinja_template.h"
@@ -12,18 +13,8 @@
 namespace metala {
 namespace {
 
+using harness::fixed_now;
 using nlohmann::ordered_json;
-
-// Noon of 26 July 2024, here: what the goldens' strftime_now shows.
-std::time_t fixed_now() {
-  std::tm when{};
-  when.tm_year = 124;
-  when.tm_mon = 6;
-  when.tm_mday = 26;
-  when.tm_hour = 12;
-  when.tm_isdst = -1;
-  return std::mktime(&when);
-}
 
 std::string render(const std::string& source,
                    const ordered_json& variables = ordered_json::object(),

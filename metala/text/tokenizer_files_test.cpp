@@ -2,8 +2,6 @@
 #include <gtest/gtest.h>
 
 #include <ctime>
-#include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "metala/base/error.h"
@@ -15,16 +13,12 @@
 namespace metala {
 namespace {
 
+using harness::slurp;
 using harness::TemporaryFolder;
 using nlohmann::json;
 using Ids = std::vector<std::int32_t>;
 
 const std::string golden = METALA_SOURCE_DIR "/tests/tokenizers/";
-
-std::string slurp(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
-}
 
 // Four tokens, one merge.
 json small_json() {

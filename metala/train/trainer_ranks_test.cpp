@@ -8,6 +8,7 @@
 
 #include "metala/base/error.h"
 #include "metala/base/random.h"
+#include "metala/harness/compare.h"
 #include "metala/harness/ranks.h"
 #include "metala/harness/refusal.h"
 #include "metala/train/trainer.h"
@@ -125,14 +126,13 @@ void expect_close(const Curve& got, const Curve& want) {
   expect_close(got.validation, want.validation, 2e-5);
   ASSERT_EQ(got.weights.size(), want.weights.size());
   for (const auto& [name, value] : want.weights) {
-    double most = 0, error = 0;
-    for (std::int64_t i = 0; i < value.count(); ++i) {
-      const double w = value.data<float>()[i];
-      const double e = std::abs(got.weights.at(name).data<float>()[i] - w);
-      most = std::max(most, std::abs(w));
-      error = e <= error ? error : e;  // a NaN stays
+    const auto wanted = harness::values(value), found = harness::values(got.weights.at(name));
+    const double bound = 2e-4 * std::max(harness::largest(wanted), 0.05);
+    ASSERT_EQ(found.size(), wanted.size()) << name;
+    for (std::size_t i = 0; i < wanted.size(); ++i) {
+      ASSERT_TRUE(std::abs(found[i] - wanted[i]) <= bound)
+          << name << ", " << i << ": " << found[i] << ", wanted " << wanted[i];
     }
-    EXPECT_TRUE(error <= 2e-4 * std::max(most, 0.05)) << name << ": " << error << " of " << most;
   }
 }
 
