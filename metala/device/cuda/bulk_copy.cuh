@@ -106,6 +106,42 @@ __device__ __forceinline__ void copy_tile(void* to, const CUtensorMap& map, int 
       : "memory");
 }
 
+// Has the second-level cache fetch the map's tile at (row, column).
+__device__ __forceinline__ void prefetch_tile(const CUtensorMap& map, int row, int column) {
+  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(&map),
+               "r"(column), "r"(row)
+               : "memory");
+}
+
+// A tile as copy_tile would have brought it, back to the map's (row, column) in the background. By
+// one thread, after all who wrote the tile have shown it (show_to_products, warpgroup.cuh) and met
+// that thread; the tile may be overwritten once the thread has awaited that its stores have read.
+__device__ __forceinline__ void store_tile(const void* from, const CUtensorMap& map, int row,
+                                           int column) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%1, %2}], [%3];\n"
+      "cp.async.bulk.commit_group;" ::"l"(&map),
+      "r"(column), "r"(row), "r"(shared_address(from))
+      : "memory");
+}
+__device__ __forceinline__ void await_reading_stores() {
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+
+// `bytes`, a multiple of 16, to where `to` would be in another block of the cluster, in the
+// background; its barrier is told when they are there. By one thread, as store_tile.
+__device__ __forceinline__ void send_to_block(void* to, const void* from, int bytes,
+                                              Barrier& barrier, int rank) {
+  asm volatile(
+      "{.reg .u32 there, told;\n"
+      "mapa.shared::cluster.u32 there, %0, %4;\n"
+      "mapa.shared::cluster.u32 told, %3, %4;\n"
+      "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes "
+      "[there], [%1], %2, [told];}" ::"r"(shared_address(to)),
+      "r"(shared_address(from)), "r"(bytes), "r"(shared_address(&barrier.word)), "r"(rank)
+      : "memory");
+}
+
 // Of the block in its cluster.
 __device__ __forceinline__ int cluster_rank() {
   std::uint32_t rank;

@@ -21,6 +21,21 @@ __device__ __forceinline__ void show_to_products() {
 #endif
 }
 
+// A warpgroup's threads give registers back until they have so many, for others of the block to
+// take; those wait until there are enough.
+template <int count>
+__device__ __forceinline__ void give_registers() {
+#if METALA_WGMMA
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(count));
+#endif
+}
+template <int count>
+__device__ __forceinline__ void take_registers() {
+#if METALA_WGMMA
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(count));
+#endif
+}
+
 // Around the products of a warpgroup: sums may be used, and operands overwritten, after the second;
 // or after `await_products`, where `end_products` closes round after round of products and awaits
 // all but the latest `running`.
@@ -43,6 +58,17 @@ __device__ __forceinline__ void await_products() {
 }
 __device__ __forceinline__ void finish_products() {
   end_products<0>();
+}
+
+// Sums that have been awaited while other products run are not to be used ahead of that.
+template <int tiles>
+__device__ __forceinline__ void settle(Sums (&sums)[tiles]) {
+#if METALA_WGMMA
+#pragma unroll
+  for (Sums& s : sums) {
+    asm volatile("" : "+f"(s.at[0]), "+f"(s.at[1]), "+f"(s.at[2]), "+f"(s.at[3])::"memory");
+  }
+#endif
 }
 
 #if METALA_WGMMA

@@ -7,6 +7,7 @@
 #include "metala/ops/metala_attention/metala_attention_chunk_gradient.cuh"
 #include "metala/ops/metala_attention/metala_attention_join.cuh"
 #include "metala/ops/metala_attention/metala_attention_local_cuda.h"
+#include "metala/ops/metala_attention/metala_attention_pipeline_cuda.h"
 #include "metala/ops/metala_attention/metala_attention_segments.cuh"
 
 namespace metala::metala_attention::cuda {
@@ -60,13 +61,17 @@ void launch_walks(const Problem& forth, const Problem& back, cudaStream_t stream
 
 template <int key_width, int value_width>
 void run(const Problem& forth, const Problem& back, const GradientProblem& p, std::int64_t places,
-         cudaStream_t stream) {
+         const Tensor& dmixed, cudaStream_t stream) {
   if (forth.segments > 1) {
     launch_walks<key_width, value_width, true>(forth, back, stream);
     if (forth.chunk_states != nullptr) launch_join<key_width, value_width>(forth, false, stream);
     launch_join<key_width, value_width>(back, true, stream);
   }
-  launch_walks<key_width, value_width, false>(forth, back, stream);
+  if (forth.chunk_states == nullptr && fits_pipeline({key_width, value_width}, dmixed)) {
+    walk_in_pipeline(back, dmixed, places, true, stream);
+  } else {
+    launch_walks<key_width, value_width, false>(forth, back, stream);
+  }
   using G = ChunkGradient<key_width, value_width>;
   const auto kernel = chunk_gradients<key_width, value_width>;
   metala::cuda::allow_shared_memory(reinterpret_cast<const void*>(kernel), G::bytes);
@@ -144,7 +149,9 @@ void backward_in_chunks(const Options& options, const Inputs& in, Offsets offset
   p.inverse_temperature = forth.inverse_temperature;
   p.scale = forth.scale;
   with_size(size, [&]<int key_width, int value_width>() {
-    run<key_width, value_width>(forth, back, p, places, stream);
+    run<key_width, value_width>(
+        forth, back, p, places,
+        Tensor::wrap(dmixed, {tokens, values}, DType::bf16, nullptr, in.q.device()), stream);
   });
   if (daug != nullptr) {
     metala::cuda::add_partial_sums(daug, places, channels, static_cast<float*>(to.aug.raw()),

@@ -4,6 +4,7 @@
 #include "metala/ops/metala_attention/metala_attention_chunk.cuh"
 #include "metala/ops/metala_attention/metala_attention_chunk_cuda.h"
 #include "metala/ops/metala_attention/metala_attention_join.cuh"
+#include "metala/ops/metala_attention/metala_attention_pipeline_cuda.h"
 #include "metala/ops/metala_attention/metala_attention_segments.cuh"
 
 namespace metala::metala_attention::cuda {
@@ -31,10 +32,13 @@ void launch(const Problem& p, cudaStream_t stream) {
 }
 
 template <int key_width, int value_width>
-void run(const Problem& p, cudaStream_t stream) {
+void run(const Problem& p, const Tensor& values, std::int64_t places, cudaStream_t stream) {
   if (p.segments > 1) {
     launch<key_width, value_width, Pass::totals>(p, stream);
     launch_join<key_width, value_width>(p, false, stream);
+  }
+  if (fits_pipeline({key_width, value_width}, values)) {
+    return walk_in_pipeline(p, values, places, false, stream);
   }
   launch<key_width, value_width, Pass::outputs>(p, stream);
 }
@@ -60,7 +64,7 @@ void forward_in_chunks(const Options& options, const Inputs& in, Offsets offsets
       metala::cuda::Pieces::lay(
           o.device(), [&](metala::cuda::Pieces& pieces) { take_segments(p, size, pieces); });
     }
-    run<key_width, value_width>(p, stream);
+    run<key_width, value_width>(p, in.v, chunk_places(in, offsets), stream);
   });
   metala::cuda::check_launch("metala_attention");
 }

@@ -27,10 +27,6 @@ struct GradientProblem {
   float inverse_temperature, scale;
 };
 
-__device__ __forceinline__ float2 unpacked(std::uint32_t both) {
-  return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(both));
-}
-
 template <int key_width, int value_width>
 struct ChunkGradient {
   using Rows = ChunkRows<key_width>;

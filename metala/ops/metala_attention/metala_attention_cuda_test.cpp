@@ -261,6 +261,22 @@ TEST_F(MetalaAttentionOnGpu, GradientsInBf16AgreeWithTheReferenceAcrossSegments)
   expect_gradients(p, DType::bf16, 2e-2);
 }
 
+// Walks with rows made once: in segments of a few chunks, and with more heads than segments are
+// made for, some of which end within a chunk, after one, or before it.
+TEST_F(MetalaAttentionOnGpu, Bf16AgreesWithTheReferenceForWideHeadsOfManyChunks) {
+  Problem many = {.lengths = {}, .heads = 1, .key_width = 128, .value_width = 256};
+  for (std::int64_t i = 0; i < 68; ++i) many.lengths.push_back(i * 37 % 201);
+  Problem few = many;
+  few.lengths = {1500, 3, 700};
+  for (Problem p : {many, few}) {
+    p.gates = GatePattern::half_cut;
+    expect_agreement(p, DType::bf16, 1.5e-2, 1e-2);
+    p.gates = GatePattern::normal;
+    expect_agreement(p, DType::bf16, 1.5e-2, 1e-2);
+    expect_gradients(p, DType::bf16, 2e-2);
+  }
+}
+
 // More than a warp looks at in one step.
 TEST_F(MetalaAttentionOnGpu, GradientsInBf16AgreeWithTheReferenceForManySequences) {
   Problem p = {.lengths = {}, .heads = 1, .key_width = 64, .value_width = 64};

@@ -41,12 +41,19 @@ __device__ __forceinline__ float log2f_fast(float x) {
   return y;
 }
 
+__device__ __forceinline__ float reciprocal_fast(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // For bf16, a decay as the bits it costs, -log2 of it, at most 13: what is forgotten to less than
 // 2^-13 lies below the rounding of what is kept beside it, and sums of bits over a chunk stay exact
 // enough to be subtracted. lose does not know the limit. Both to a relative 2e-5.
 struct BitGate {
   float bits, lose;
   float tail;  // e^-|u|
+  float keep;  // 2^-bits
 
   // sigmoid(-u)
   __device__ __forceinline__ float closed(float u) const {
@@ -54,7 +61,8 @@ struct BitGate {
   }
 };
 constexpr float most_bits = 13;
-constexpr float open_gate = 1e30f;  // a logit that costs no bits
+constexpr float least_keep = 1.0f / 8192;  // 2^-most_bits
+constexpr float open_gate = 1e30f;         // a logit that costs no bits
 
 // log2(1 + e) for e in [0, 1], to a relative 9e-6: a polynomial, since the special-function unit,
 // an eighth as fast, has more to do than the others.
@@ -73,10 +81,10 @@ __device__ __forceinline__ BitGate bit_gate(float u, float inverse_temperature) 
   constexpr float ln_2 = 0.693147181f;
   const float tail = exp2f_fast(-log2_e * fabsf(u));
   const float bits = fmaf(log2_e, fmaxf(-u, 0.0f), log2_one_plus(tail)) * inverse_temperature;
+  const float keep = exp2f_fast(-bits);
   // Where gates remember, 1 - keep would cancel.
-  const float lose =
-      bits < 1.0f / 96 ? bits * fmaf(-0.5f * ln_2 * ln_2, bits, ln_2) : 1 - exp2f_fast(-bits);
-  return {fminf(bits, most_bits), lose, tail};
+  const float lose = bits < 1.0f / 96 ? bits * fmaf(-0.5f * ln_2 * ln_2, bits, ln_2) : 1 - keep;
+  return {fminf(bits, most_bits), lose, tail, fmaxf(keep, least_keep)};
 }
 
 // What a decay is of 2^-bits: less than 1 only for one that costs more than most_bits.

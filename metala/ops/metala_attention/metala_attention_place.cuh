@@ -49,12 +49,17 @@ struct Place {
   int segment;
   bool last;  // of the sequence: the first segment of an empty one
 
-  __device__ __forceinline__ Place(const Problem& p, int slice, int which, std::int64_t length) {
-    sequence_head = blockIdx.x;
-    head = static_cast<int>(blockIdx.x) % p.heads;
+  // Of B * H blocks along x, with their slice of columns along y.
+  __device__ __forceinline__ Place(const Problem& p, int slice, int which, std::int64_t length)
+      : Place(p, blockIdx.x, static_cast<int>(blockIdx.y) * slice, which, length) {}
+
+  __device__ __forceinline__ Place(const Problem& p, std::int64_t head_of_all, int first_column,
+                                   int which, std::int64_t length) {
+    sequence_head = head_of_all;
+    head = static_cast<int>(head_of_all % p.heads);
     segment = which;
-    column = static_cast<int>(blockIdx.y) * slice;
-    sequence = static_cast<std::int64_t>(blockIdx.x) / p.heads;
+    column = first_column;
+    sequence = head_of_all / p.heads;
     const std::int64_t start = p.offsets[sequence] + segment * length;
     const std::int64_t end = p.offsets[sequence + 1];
     first = start;

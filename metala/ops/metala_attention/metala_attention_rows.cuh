@@ -43,6 +43,9 @@ __device__ __forceinline__ float2 fused(float2 a, float2 b, float2 c) {
 __device__ __forceinline__ float2 power(float2 x) {
   return make_float2(exp2f_fast(x.x), exp2f_fast(x.y));
 }
+__device__ __forceinline__ float2 unpacked(std::uint32_t both) {
+  return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(both));
+}
 __device__ __forceinline__ float2 load_pair(const Bf16* at) {
   return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(at));
 }
