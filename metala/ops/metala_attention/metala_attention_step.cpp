@@ -45,21 +45,29 @@ void load_token(const Head<float>& h, std::int64_t t, Token& token) {
 // do not follow: with this many rows on their way a step waits for bandwidth alone. The rows after
 // a head's last are those of the head that its thread takes next.
 constexpr std::int64_t rows_ahead = 16;
+constexpr std::size_t line = 64 / sizeof(float);
 
-HWY_INLINE void prefetch_rows(const Head<float>& h, std::int64_t begin, std::int64_t end) {
-  constexpr std::int64_t line = 64 / sizeof(float);
-  for (std::int64_t i = begin; i < end; ++i) {
+// The first rows of a head, which nobody has fetched if its thread begins with it.
+HWY_INLINE void prefetch_first_rows(const Head<float>& h) {
+  for (std::int64_t i = 0; i < std::min(rows_ahead, h.key_width); ++i) {
     for (std::int64_t j = 0; j < h.value_width; j += line) hwy::Prefetch(h.before[i] + j);
   }
 }
 
 // Rows [i, i + rows) of the state take in v and are read out. Several rows share the loads of v and
-// of the output's sums.
+// of the output's sums. As much as they hold is fetched from `ahead` on, if not null, a few lines
+// at a time: in one burst the lines would wait for each other, and the rows' loads for them.
 template <std::int64_t rows>
 HWY_INLINE void pass_rows(const Head<float>& h, std::int64_t i, const float* v,
-                          Rows<const float> before, Rows<float> after, Token& token) {
+                          Rows<const float> before, Rows<float> after, const float* ahead,
+                          Token& token) {
   const Floats d;
   for_lanes(static_cast<std::size_t>(h.value_width), [&](auto lanes) {
+    if (ahead != nullptr) {
+      const std::size_t floats = rows * hn::Lanes(d);
+      for (std::size_t at = 0; at < floats; at += line) hwy::Prefetch(ahead + at);
+      ahead += floats;
+    }
     const auto value = lanes.load(v);
     auto mixed = lanes.load(token.mixed);
 #pragma GCC unroll 4
@@ -89,17 +97,17 @@ void step_forward(const Head<float>& h, const HeadOutputs<float>& out, float* sp
     }
     before = read_only(state);
   } else {
-    prefetch_rows(h, 0, rows_ahead);
+    prefetch_first_rows(h);
   }
   Token token;
   for (std::int64_t t = 0; t < h.tokens; ++t) {
     load_token(h, t, token);
     std::int64_t i = 0;
     for (; i + 4 <= h.key_width; i += 4) {
-      if (t == 0 && h.before) prefetch_rows(h, i + rows_ahead, i + rows_ahead + 4);
-      pass_rows<4>(h, i, h.v[t], before, state, token);
+      const float* ahead = t == 0 && h.before ? h.before[i + rows_ahead] : nullptr;
+      pass_rows<4>(h, i, h.v[t], before, state, ahead, token);
     }
-    for (; i < h.key_width; ++i) pass_rows<1>(h, i, h.v[t], before, state, token);
+    for (; i < h.key_width; ++i) pass_rows<1>(h, i, h.v[t], before, state, nullptr, token);
     before = read_only(state);
     finish(h, out, {t, 1, {h.q[t], 0}, {token.k, 0}, {h.v[t], 0}}, {token.mixed, 0});
   }
