@@ -64,9 +64,13 @@ std::string gzipped(const std::string& text) {
   return out;
 }
 
+// With a checksum, as the program zstd writes.
 std::string zstandard(const std::string& text) {
   std::string out(ZSTD_compressBound(text.size()), '\0');
-  out.resize(ZSTD_compress(out.data(), out.size(), text.data(), text.size(), 3));
+  ZSTD_CCtx* context = ZSTD_createCCtx();
+  ZSTD_CCtx_setParameter(context, ZSTD_c_checksumFlag, 1);
+  out.resize(ZSTD_compress2(context, out.data(), out.size(), text.data(), text.size()));
+  ZSTD_freeCCtx(context);
   return out;
 }
 
@@ -111,12 +115,7 @@ TEST(InputStream, DamagedAndCutFilesAreRefused) {
     EXPECT_THROW(read_whole(folder / "cut", 1000), Error);
     packed[packed.size() / 2] ^= 0x55;
     folder.spill("damaged", packed);
-    EXPECT_THROW(
-        {
-          const std::string out = read_whole(folder / "damaged", 1000);
-          if (out != text) throw Error("zstd frames without a checksum may decode to other text");
-        },
-        Error);
+    EXPECT_THROW(read_whole(folder / "damaged", 1000), Error);
   }
   EXPECT_THROW(InputStream::open(folder / "none"), Error);
 }
