@@ -23,11 +23,13 @@ __device__ __forceinline__ std::uint32_t shared_address(const void* p) {
 #define METALA_ARRIVE_IN_CLUSTER "mbarrier.arrive.relaxed.cluster"
 #define METALA_AWAIT_CLUSTER "mbarrier.try_wait.parity.relaxed.cluster"
 #define METALA_ACQUIRE_FROM_CLUSTER "fence.acquire.sync_restrict::shared::cluster.cluster;\n"
+#define METALA_ARRIVE_TO_MEET "barrier.cluster.arrive.relaxed.aligned;\n"
 #else
 #define METALA_RELEASE_TO_CLUSTER ""
 #define METALA_ARRIVE_IN_CLUSTER "mbarrier.arrive.release.cluster"
 #define METALA_AWAIT_CLUSTER "mbarrier.try_wait.parity.acquire.cluster"
 #define METALA_ACQUIRE_FROM_CLUSTER ""
+#define METALA_ARRIVE_TO_MEET "barrier.cluster.arrive.release.aligned;\n"
 #endif
 
 // Passes from phase to phase when `arrivals` have come and all bytes that they expect.
@@ -79,11 +81,6 @@ struct Barrier {
         : "memory");
   }
 };
-
-#undef METALA_RELEASE_TO_CLUSTER
-#undef METALA_ARRIVE_IN_CLUSTER
-#undef METALA_AWAIT_CLUSTER
-#undef METALA_ACQUIRE_FROM_CLUSTER
 
 // After one thread has started barriers, before others and the copy engine use them; the threads
 // must then still be synchronized, those of the cluster by `meet`.
@@ -154,6 +151,19 @@ __device__ __forceinline__ void meet() {
   asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;" ::
                    : "memory");
 }
+
+// The same, and what they wrote to shared memory is seen by the others.
+__device__ __forceinline__ void meet_and_show() {
+  asm volatile(METALA_RELEASE_TO_CLUSTER METALA_ARRIVE_TO_MEET
+               "barrier.cluster.wait.aligned;\n" METALA_ACQUIRE_FROM_CLUSTER ::
+                   : "memory");
+}
+
+#undef METALA_RELEASE_TO_CLUSTER
+#undef METALA_ARRIVE_IN_CLUSTER
+#undef METALA_AWAIT_CLUSTER
+#undef METALA_ACQUIRE_FROM_CLUSTER
+#undef METALA_ARRIVE_TO_MEET
 
 // Four floats from where `at` would be in another block of the cluster.
 __device__ __forceinline__ float4 load_of_block(const float* at, int rank) {

@@ -64,8 +64,6 @@ using metala::cuda::Barrier;
 struct Barriers {
   Barrier rows[most_stages], weights[most_stages];  // have come
   Barrier done[most_stages];                        // with tile i, modulo the number of barriers
-  Barrier sums;                                     // of all blocks of the cluster are there
-  Barrier left;                                     // alone by all blocks: this one may end
 };
 
 // The block's part of the work.
@@ -177,13 +175,6 @@ __device__ __forceinline__ float4 plus(float4 a, float4 b) {
   return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
 }
 
-// By all lanes of a warp, for what they have done.
-__device__ __forceinline__ void tell_cluster(Barrier& barrier, int split) {
-  __syncwarp();
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  if (lane < split) barrier.arrive_in_block(lane);
-}
-
 // Four neighbouring sums of all blocks of the cluster: first they are fetched, then added.
 struct Parts {
   float4 of_block[most_split];
@@ -232,8 +223,6 @@ __global__ void __launch_bounds__(threads)
       barriers.weights[i].start(1);
       barriers.done[i].start(multipliers / 32);
     }
-    barriers.sums.start(p.split * multipliers / 32);
-    barriers.left.start(p.split * multipliers / 32);
     metala::cuda::show_barriers();
   }
   metala::cuda::meet();
@@ -242,8 +231,10 @@ __global__ void __launch_bounds__(threads)
     if (thread % 32 == 0) {
       bring_tiles<columns, paired>(rows, weights, more_weights, p, share, row_ring, weight_ring,
                                    barriers);
-      barriers.left.await_cluster(0);
     }
+    __syncwarp();
+    metala::cuda::meet_and_show();  // as the multiplying warps do
+    metala::cuda::meet();
     return;
   }
 
@@ -269,8 +260,7 @@ __global__ void __launch_bounds__(threads)
     asm volatile("bar.sync 1, %0;" ::"n"(multipliers) : "memory");
     store_sums<columns>(held, sums);
   }
-  tell_cluster(barriers.sums, p.split);
-  barriers.sums.await_cluster(0);
+  metala::cuda::meet_and_show();
 #pragma unroll 1
   for (int first = thread; first < (share.end - share.begin) * fours;
        first += together * multipliers) {
@@ -304,7 +294,7 @@ __global__ void __launch_bounds__(threads)
       *reinterpret_cast<float4*>(y_at(at)) = sum;
     }
   }
-  tell_cluster(barriers.left, p.split);
+  metala::cuda::meet();  // a block's sums stay until all have read them
 #endif
 }
 
