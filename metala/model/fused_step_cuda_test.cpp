@@ -144,7 +144,7 @@ TEST_F(FusedStepOnGpu, ModelsItDoesNotTakeStepToo) {
 }
 
 TEST_F(FusedStepOnGpu, SequencesMayStandStill) {
-  for (const std::int64_t batch : {2, 5, 20, 70}) {
+  for (const std::int64_t batch : {2, 5, 20, 70, 140}) {
     SCOPED_TRACE(batch);
     const Config config = widened(testing_models::small_config());
     const LanguageModel model(config, rounded(config).cast(DType::f32).on(gpu_, DType::bf16));
@@ -179,7 +179,7 @@ TEST_F(FusedStepOnGpu, SequencesMayStandStill) {
 }
 
 TEST_F(FusedStepOnGpu, GivesTheSameBitsEachTime) {
-  for (const std::int64_t batch : {1, 12, 20, 80}) {
+  for (const std::int64_t batch : {1, 12, 20, 80, 140}) {
     const Config config = widened(testing_models::small_config());
     const LanguageModel model(config, rounded(config).cast(DType::f32).on(gpu_, DType::bf16));
     const Outcome once = stepped(model, batch);

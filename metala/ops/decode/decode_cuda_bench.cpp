@@ -161,7 +161,7 @@ const int registered = [] {
       {"layers but norms", all & ~(token_norm | channel_norm)},
       {"layers but attention_step", all & ~attention},
   };
-  for (const std::int64_t n : {1, 16, 64, 256}) {
+  for (const std::int64_t n : {1, 16, 64, 128, 256}) {
     for (const auto& [name, kernels] : cases) {
       const std::string whole = std::string("decode/gpu/") + name;
       benchmark::RegisterBenchmark(whole.c_str(), [k = kernels](benchmark::State& s) { run(s, k); })

@@ -73,7 +73,7 @@ TEST_F(DecodeOnGpu, ProjectsLikeTheReferenceWithMatricesSideBySide) {
 // Rows of one matrix, as a model's projections lie.
 TEST_F(DecodeOnGpu, ProjectsStackedMatricesLikeTheReferenceAndWithTheSameBitsTwice) {
   for (const std::int64_t in : {32, 96, 160, 1024, 1056, 2816}) {
-    for (const std::int64_t rows : {9, 16, 17, 33, 64, 65}) {
+    for (const std::int64_t rows : {9, 16, 17, 33, 64, 65, 100, 128, 129}) {
       const Tensor y = bf16_normal({rows, in}, 1);
       const Tensor stack = bf16_normal({312, in}, 2);
       const Tensor w = there(stack);
@@ -91,7 +91,7 @@ TEST_F(DecodeOnGpu, ProjectsStackedMatricesLikeTheReferenceAndWithTheSameBitsTwi
 // The more tiles, the fewer blocks share one.
 TEST_F(DecodeOnGpu, ProjectsIntoMoreTilesThanThereAreMultiprocessors) {
   for (const std::int64_t out : {3072, 8192, 12296}) {
-    for (const std::int64_t rows : {12, 40, 64}) {
+    for (const std::int64_t rows : {12, 40, 64, 100}) {
       const Tensor y = bf16_normal({rows, 288}, 1);
       const Tensor w = bf16_normal({out, 288}, 2);
       const Tensor wider = blank({rows, out + 8}, DType::f32);
@@ -116,7 +116,7 @@ TEST_F(DecodeOnGpu, ProjectsIntoAnyNumberOfColumns) {
 
 TEST_F(DecodeOnGpu, AddsOntoTheResidual) {
   for (const std::int64_t in : {64, 1024, 5632}) {
-    for (const std::int64_t rows : {1, 2, 11, 17, 33, 64, 100}) {
+    for (const std::int64_t rows : {1, 2, 11, 17, 33, 64, 65, 128, 130}) {
       const Tensor y = bf16_normal({rows, in}, 1);
       const Tensor w = bf16_normal({96, in}, 2);
       const Tensor bias = random_normal({96}, DType::f32, 3);
@@ -140,7 +140,7 @@ TEST_F(DecodeOnGpu, GatesWithEveryActivationAndWithout) {
   const std::int64_t width = 200;
   for (const auto activation : {glu::Activation::silu, glu::Activation::gelu, glu::Activation::relu,
                                 glu::Activation::two_plus_elu, glu::Activation::sine}) {
-    for (const std::int64_t rows : {1, 2, 5, 18, 64, 70}) {
+    for (const std::int64_t rows : {1, 2, 5, 18, 64, 70, 140}) {
       const Tensor y = bf16_normal({rows, 160}, 1);
       const Tensor w1 = bf16_normal({width, 160}, 2, 0.1);
       const Tensor w2 = bf16_normal({width, 160}, 3, 0.1);

@@ -1,11 +1,11 @@
-// Products of 9 to 64 rows with weights that are read once: compute capability 9.0 on.
+// Products of 9 to 128 rows with weights that are read once: compute capability 9.0 on.
 //
 // A cluster of up to four blocks owns a tile of `columns` weight rows; its blocks share out the
 // tile's k. One thread of a block has the copy engine bring tiles of 64 k, the weights' before the
-// rows that they multiply are there (early_launch.cuh), through two rings in shared memory; a
-// warpgroup multiplies, the rows as the instruction's 64 and the weights as its columns. A block
-// then leaves its sums in its own shared memory, and finishes some of the rows by adding all
-// blocks' sums of them in the blocks' order: the same bits every time.
+// rows that they multiply are there (early_launch.cuh), through two rings in shared memory; one or
+// two warpgroups multiply, each 64 rows, which are the instruction's, with the weights as its
+// columns. A block then leaves its sums in its own shared memory, and finishes some of the rows by
+// adding all blocks' sums of them in the blocks' order: the same bits every time.
 #include <algorithm>
 
 #include "metala/device/cuda/bulk_copy.cuh"
@@ -22,15 +22,13 @@ namespace {
 using metala::cuda::Bf16;
 using metala::cuda::Sums;
 
-constexpr int least_rows = 9;  // fewer stream faster (decode_product_cuda.cu)
-constexpr int most_rows = 64;  // the instruction's
+constexpr int least_rows = 9;   // fewer stream faster (decode_product_cuda.cu)
+constexpr int group_rows = 64;  // of a warpgroup, the instruction's
+constexpr int most_rows = 2 * group_rows;
 constexpr std::int64_t most_columns = 16384;
 constexpr int tile_k = 64;
-constexpr int row_bytes = most_rows * tile_k * 2;  // of a tile of rows
-constexpr int multipliers = 128;
-constexpr int threads = multipliers + 32;  // a warp brings tiles
 constexpr int most_stages = 16;
-constexpr int most_row_stages = 6;
+constexpr int most_row_bytes = 48 * 1024;  // of tiles of rows under way
 // So that with the largest tiles the next kernel's block still fits beside it.
 constexpr int most_ring_bytes = 130 * 1024;
 constexpr int most_split = 4;
@@ -48,13 +46,21 @@ struct TileProblem {
   GateArguments gate;
 };
 
-// A tile's width, with both matrices of a pair, and what it takes.
-template <int columns, bool paired>
+// The rows that some warpgroups multiply, a tile's width, with both matrices of a pair, and what
+// they take.
+template <int groups, int columns_of_one, bool pair>
 struct Sizes {
-  static constexpr int width = columns * (paired ? 2 : 1);
+  static constexpr bool paired = pair;
+  static constexpr int matrices = paired ? 2 : 1;
+  static constexpr int columns = columns_of_one;
+  static constexpr int rows = groups * group_rows;
+  static constexpr int row_bytes = rows * tile_k * 2;  // of a tile of rows
+  static constexpr int width = columns * matrices;
   static constexpr int weight_bytes = width * tile_k * 2;
   static constexpr int sums_stride = width + gap;
-  static constexpr int sums_bytes = most_rows * sums_stride * 4;
+  static constexpr int sums_bytes = rows * sums_stride * 4;
+  static constexpr int multipliers = groups * 128;
+  static constexpr int threads = multipliers + 32;  // a warp brings tiles
 };
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
@@ -85,29 +91,28 @@ struct Share {
 };
 
 // One thread.
-template <int columns, bool paired>
+template <class S>
 __device__ __forceinline__ void bring_tiles(const CUtensorMap& rows, const CUtensorMap& weights,
                                             const CUtensorMap& more_weights, const TileProblem& p,
                                             const Share& share, unsigned char* row_ring,
                                             unsigned char* weight_ring, Barriers& barriers) {
-  using S = Sizes<columns, paired>;
   const auto bring_weights = [&](int i) {
     const int stage = i % p.weight_stages;
     unsigned char* const to = weight_ring + stage * S::weight_bytes;
     Barrier& come = barriers.weights[stage];
     const int k = (share.first + i) * tile_k;
     come.arrive_and_expect(S::weight_bytes);
-    metala::cuda::copy_tile(to, weights, share.tile * columns, k, come);
-    if constexpr (paired) {
-      metala::cuda::copy_tile(to + S::weight_bytes / 2, more_weights, share.tile * columns, k,
+    metala::cuda::copy_tile(to, weights, share.tile * S::columns, k, come);
+    if constexpr (S::paired) {
+      metala::cuda::copy_tile(to + S::weight_bytes / 2, more_weights, share.tile * S::columns, k,
                               come);
     }
   };
   const auto bring_rows = [&](int i) {
     const int stage = i % p.row_stages;
     Barrier& come = barriers.rows[stage];
-    come.arrive_and_expect(row_bytes);
-    metala::cuda::copy_tile(row_ring + stage * row_bytes, rows, 0, (share.first + i) * tile_k,
+    come.arrive_and_expect(S::row_bytes);
+    metala::cuda::copy_tile(row_ring + stage * S::row_bytes, rows, 0, (share.first + i) * tile_k,
                             come);
   };
 #pragma unroll 1
@@ -123,27 +128,28 @@ __device__ __forceinline__ void bring_tiles(const CUtensorMap& rows, const CUten
   }
 }
 
-// The warpgroup's sums over the block's tiles of k.
-template <int columns, bool paired>
+// A warpgroup's sums over the block's tiles of k.
+template <class S>
 __device__ __forceinline__ void multiply_tiles(const TileProblem& p, int count,
                                                unsigned char* row_ring, unsigned char* weight_ring,
                                                Barriers& barriers,
-                                               Sums (&sums)[paired ? 2 : 1][columns / 8]) {
+                                               Sums (&sums)[S::matrices][S::columns / 8]) {
   using Tile = metala::cuda::Tile<tile_k, true>;
+  const int group = S::multipliers == 128 ? 0 : static_cast<int>(threadIdx.x) / 128;
   int row_stage = 0, weight_stage = 0;
   int row_phase = 0, weight_phase = 0;
 #pragma unroll 1
   for (int i = 0; i < count; ++i) {
     barriers.weights[weight_stage].await(weight_phase);
     barriers.rows[row_stage].await(row_phase);
-    const Tile a = {reinterpret_cast<Bf16*>(row_ring + row_stage * row_bytes)};
-    Bf16* const b =
-        reinterpret_cast<Bf16*>(weight_ring + weight_stage * Sizes<columns, paired>::weight_bytes);
+    const Tile a = {reinterpret_cast<Bf16*>(row_ring + row_stage * S::row_bytes) +
+                    group * group_rows * tile_k};
+    Bf16* const b = reinterpret_cast<Bf16*>(weight_ring + weight_stage * S::weight_bytes);
     metala::cuda::begin_products();
 #pragma unroll
-    for (int m = 0; m < (paired ? 2 : 1); ++m) {
+    for (int m = 0; m < S::matrices; ++m) {
       metala::cuda::add_product<false, false, tile_k / 16>(sums[m], a,
-                                                           Tile{b + m * columns * tile_k});
+                                                           Tile{b + m * S::columns * tile_k});
     }
     metala::cuda::end_products<1>();
     if (i > 0 && threadIdx.x % 32 == 0) barriers.done[(i - 1) % most_stages].arrive();
@@ -154,17 +160,18 @@ __device__ __forceinline__ void multiply_tiles(const TileProblem& p, int count,
 }
 
 // As rows of the tile's width.
-template <int columns, int matrices>
-__device__ __forceinline__ void store_sums(const Sums (&sums)[matrices][columns / 8], float* to) {
-  constexpr int stride = Sizes<columns, matrices == 2>::sums_stride;
+template <class S>
+__device__ __forceinline__ void store_sums(const Sums (&sums)[S::matrices][S::columns / 8],
+                                           float* to) {
+  constexpr int stride = S::sums_stride;
   const int thread = static_cast<int>(threadIdx.x);
   float* const row = to + (thread / 32 * 16 + thread % 32 / 4) * stride + thread % 4 * 2;
 #pragma unroll
-  for (int m = 0; m < matrices; ++m) {
+  for (int m = 0; m < S::matrices; ++m) {
 #pragma unroll
-    for (int j = 0; j < columns / 8; ++j) {
+    for (int j = 0; j < S::columns / 8; ++j) {
       const Sums& s = sums[m][j];
-      float* const at = row + m * columns + j * 8;
+      float* const at = row + m * S::columns + j * 8;
       *reinterpret_cast<float2*>(at) = make_float2(s.at[0], s.at[1]);
       *reinterpret_cast<float2*>(at + 8 * stride) = make_float2(s.at[2], s.at[3]);
     }
@@ -197,16 +204,19 @@ struct Parts {
 
 #endif
 
-template <int columns, Into into, bool paired>
-__global__ void __launch_bounds__(threads)
+template <int groups, int columns, Into into, bool paired>
+__global__ void __launch_bounds__(Sizes<groups, columns, paired>::threads)
     product_of_tiles(const __grid_constant__ CUtensorMap rows,
                      const __grid_constant__ CUtensorMap weights,
                      const __grid_constant__ CUtensorMap more_weights, TileProblem p) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  using S = Sizes<columns, paired>;
+  using S = Sizes<groups, columns, paired>;
+  constexpr int multipliers = S::multipliers;
   constexpr int fours = columns / 4;
-  // That a thread of four blocks finishes, whose parts it fetches together.
-  constexpr int together = (most_rows / most_split * fours + multipliers - 1) / multipliers;
+  // That a thread of four blocks finishes; whose parts it fetches together. Of two warpgroups'
+  // gates all at once would take registers that the next kernel's blocks start with.
+  constexpr int finished = (S::rows / most_split * fours + multipliers - 1) / multipliers;
+  constexpr int together = groups == 2 && paired ? std::min(finished, 2) : finished;
   extern __shared__ unsigned char memory[];
   __shared__ Barriers barriers;
   metala::cuda::let_next_start();
@@ -229,8 +239,7 @@ __global__ void __launch_bounds__(threads)
 
   if (__shfl_sync(0xffffffffu, thread / 32, 0) == multipliers / 32) {
     if (thread % 32 == 0) {
-      bring_tiles<columns, paired>(rows, weights, more_weights, p, share, row_ring, weight_ring,
-                                   barriers);
+      bring_tiles<S>(rows, weights, more_weights, p, share, row_ring, weight_ring, barriers);
     }
     __syncwarp();
     metala::cuda::meet_and_show();  // as the multiplying warps do
@@ -254,17 +263,17 @@ __global__ void __launch_bounds__(threads)
   float4 before = {};  // what the thread adds to first
   if (into == Into::add && place(thread).real) before = load_four(y_at(place(thread)));
   {
-    Sums held[paired ? 2 : 1][columns / 8] = {};
-    multiply_tiles<columns, paired>(p, share.count, row_ring, weight_ring, barriers, held);
+    Sums held[S::matrices][columns / 8] = {};
+    multiply_tiles<S>(p, share.count, row_ring, weight_ring, barriers, held);
     // The sums take the rings' place once all warps have done with them.
     asm volatile("bar.sync 1, %0;" ::"n"(multipliers) : "memory");
-    store_sums<columns>(held, sums);
+    store_sums<S>(held, sums);
   }
   metala::cuda::meet_and_show();
 #pragma unroll 1
   for (int first = thread; first < (share.end - share.begin) * fours;
        first += together * multipliers) {
-    Parts parts[together][paired ? 2 : 1];
+    Parts parts[together][S::matrices];
 #pragma unroll
     for (int i = 0; i < together; ++i) {
       const Place at = place(first + i * multipliers);
@@ -298,9 +307,10 @@ __global__ void __launch_bounds__(threads)
 #endif
 }
 
-template <int columns, Into into, bool paired = false>
-void launch(const Tensor& rows, const Tensor& weights, const Tensor& more_weights, TileProblem p) {
-  using S = Sizes<columns, paired>;
+template <int groups, int columns, Into into, bool paired>
+void launch_for(const Tensor& rows, const Tensor& weights, const Tensor& more_weights,
+                TileProblem p) {
+  using S = Sizes<groups, columns, paired>;
   const Device device = rows.device();
   const int tiles = (p.out + columns - 1) / columns;
   p.tiles_of_k = static_cast<int>((rows.size(1) + tile_k - 1) / tile_k);
@@ -310,23 +320,30 @@ void launch(const Tensor& rows, const Tensor& weights, const Tensor& more_weight
     p.split *= 2;
   }
   const int each = (p.tiles_of_k + p.split - 1) / p.split;
-  p.row_stages = std::min(each, most_row_stages);
+  p.row_stages = std::min(each, most_row_bytes / S::row_bytes);
   const int there = static_cast<int>(metala::cuda::shared_memory(device)) - 4096;
-  const int left = std::min(there, most_ring_bytes) - p.row_stages * row_bytes;
+  const int left = std::min(there, most_ring_bytes) - p.row_stages * S::row_bytes;
   p.weight_stages = std::min({each, left / S::weight_bytes, most_stages});
-  const int rings = p.row_stages * row_bytes + p.weight_stages * S::weight_bytes;
+  const int rings = p.row_stages * S::row_bytes + p.weight_stages * S::weight_bytes;
   const auto bytes = static_cast<std::size_t>(1024 + std::max(rings, S::sums_bytes));
   metala::cuda::launch_early_in_clusters(
-      product_of_tiles<columns, into, paired>, dim3(static_cast<unsigned>(tiles * p.split)),
-      static_cast<unsigned>(p.split), threads, bytes, metala::cuda::stream(device),
-      metala::cuda::map_of_tiles(rows, most_rows), metala::cuda::map_of_tiles(weights, columns),
+      product_of_tiles<groups, columns, into, paired>, dim3(static_cast<unsigned>(tiles * p.split)),
+      static_cast<unsigned>(p.split), S::threads, bytes, metala::cuda::stream(device),
+      metala::cuda::map_of_tiles(rows, S::rows), metala::cuda::map_of_tiles(weights, columns),
       metala::cuda::map_of_tiles(paired ? more_weights : weights, columns), p);
+}
+
+template <int columns, Into into, bool paired = false>
+void launch(const Tensor& rows, const Tensor& weights, const Tensor& more_weights,
+            const TileProblem& p) {
+  p.rows <= group_rows ? launch_for<1, columns, into, paired>(rows, weights, more_weights, p)
+                       : launch_for<2, columns, into, paired>(rows, weights, more_weights, p);
 }
 
 // Whether the GPU has what the kernels need, and code for it.
 bool has_copy_engine() {
   cudaFuncAttributes code;
-  metala::cuda::check(cudaFuncGetAttributes(&code, product_of_tiles<96, Into::write, false>),
+  metala::cuda::check(cudaFuncGetAttributes(&code, product_of_tiles<1, 96, Into::write, false>),
                       "decode: a kernel's attributes");
   return code.ptxVersion >= 90;
 }
