@@ -52,19 +52,29 @@ if [ -n "${SANITIZE:-}" ]; then
   # hardware exception"), also when told to check no kernel, and reports all that comes after it as
   # failed; that of CUDA 13.5 (2026.4) does not.
   left_out='FusedStepOnGpu.*'
+  not_checked=
   if [ "$("$sanitizer" --version | sed -n 's/^Version \([0-9]*\).*/\1/p')" -lt 2026 ]; then
     left_out="$left_out:DecodeOnGpu.*"
+  else
+    # There one thread tells another warpgroup, by an mbarrier, what those that it has met have
+    # written; the newer racecheck credits it with its own writes alone.
+    not_checked=walk_prepared
   fi
   for program in "$programs"/*_test; do
     for tool in memcheck racecheck; do
       tests=${SANITIZE_TESTS:-*OnGpu*}
-      [ $tool = memcheck ] || tests="$tests:-$left_out"
+      kernels=nvjet
+      if [ $tool = racecheck ]; then
+        tests="$tests:-$left_out"
+        kernels="$kernels $not_checked"
+      fi
       if ! has "$program" "$tests"; then continue; fi
-      run "$tool $(basename "$program")" "$sanitizer" --tool $tool --error-exitcode 9 \
-        ${exclude:+"$exclude" kernel_substring=nvjet} \
+      set -- --tool $tool --error-exitcode 9
+      for kernel in $kernels; do set -- "$@" ${exclude:+"$exclude" kernel_substring=$kernel}; done
+      run "$tool $(basename "$program")" "$sanitizer" "$@" \
         "$program" --gtest_filter="$tests" --gtest_brief=1
     done
   done
-  echo "left out: racecheck of $left_out"
+  echo "left out: racecheck of $left_out${not_checked:+ and of the kernel $not_checked}"
 fi
 [ -z "$failed" ] || { echo "FAILED:$failed" >&2; exit 1; }
