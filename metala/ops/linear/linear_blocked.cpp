@@ -136,8 +136,8 @@ void lay_out_part(std::span<const LaidOut* const> forms, std::size_t part) {
 
 void forward_blocked(const Tensor& x, std::span<const Map> maps, bool accumulate) {
   const std::int64_t rows = x.size(0), in = x.size(1);
-  const std::vector<Chunk> blocks = even_chunks(maps, block_rows);
-  if (rows == 0 || blocks.empty()) return;
+  const std::int64_t blocks = count_of_blocks(maps, block_rows);
+  if (rows == 0 || blocks == 0) return;
   const profile::Scope scope("matrix products", flops_of(x, maps));
   // Which instructions Highway has chosen says nothing of which this processor has beside them.
   const bool by_vnni = vnni::available(), in_pairs = pairs_of_bf16::available();
@@ -152,11 +152,10 @@ void forward_blocked(const Tensor& x, std::span<const Map> maps, bool accumulate
       integers = laid_out_integers(x, by_vnni);
     }
   }
-  const auto threads = static_cast<int>(
-      std::min<std::int64_t>(thread_count(), static_cast<std::int64_t>(blocks.size())));
-  Shares shares(static_cast<std::int64_t>(blocks.size()), threads);
+  const auto threads = static_cast<int>(std::min<std::int64_t>(thread_count(), blocks));
+  Shares shares(blocks, threads);
   const auto weights_of = [&](std::int64_t block) {
-    return block < 0 ? WeightRows() : blocks[static_cast<std::size_t>(block)].weights();
+    return block < 0 ? WeightRows() : block_of(maps, block_rows, block).weights();
   };
 
   // The first block that a thread is to work on is fetched while it lays out x.
@@ -202,7 +201,7 @@ void forward_blocked(const Tensor& x, std::span<const Map> maps, bool accumulate
     const auto take = [&] { return shares.take(static_cast<int>(share)); };
     for (std::int64_t block = take(); block >= 0;) {
       const std::int64_t next = take();
-      work_on(blocks[static_cast<std::size_t>(block)], weights_of(next));
+      work_on(block_of(maps, block_rows, block), weights_of(next));
       block = next;
     }
   });

@@ -37,15 +37,19 @@ std::vector<Chunk> shrinking_chunks(std::span<const Map> maps) {
   return dealt;
 }
 
-std::vector<Chunk> even_chunks(std::span<const Map> maps, std::int64_t count) {
-  std::vector<Chunk> chunks;
+std::int64_t count_of_blocks(std::span<const Map> maps, std::int64_t rows) {
+  std::int64_t count = 0;
+  for (const auto& map : maps) count += (map.weight.size(0) + rows - 1) / rows;
+  return count;
+}
+
+Chunk block_of(std::span<const Map> maps, std::int64_t rows, std::int64_t block) {
   for (const auto& map : maps) {
-    const std::int64_t rows = map.weight.size(0);
-    for (std::int64_t at = 0; at < rows; at += count) {
-      chunks.push_back({&map, at, std::min(at + count, rows)});
-    }
+    const std::int64_t all = map.weight.size(0), begin = block * rows;
+    if (begin < all) return {&map, begin, std::min(begin + rows, all)};
+    block -= (all + rows - 1) / rows;
   }
-  return chunks;
+  return {};
 }
 
 WeightRows Chunk::weights() const {

@@ -54,8 +54,8 @@ struct Results {
 
 // What a thread works on at a time: rows [begin, end) of one map.
 struct Chunk {
-  const Map* map;
-  std::int64_t begin, end;
+  const Map* map = nullptr;
+  std::int64_t begin = 0, end = 0;
   WeightRows weights() const;
   Results results(bool accumulate) const;
 };
@@ -64,8 +64,9 @@ struct Chunk {
 // ones last, so that threads end together although one reads faster than another.
 std::vector<Chunk> shrinking_chunks(std::span<const Map>);
 
-// The same in chunks of `count` rows.
-std::vector<Chunk> even_chunks(std::span<const Map>, std::int64_t count);
+// The same in blocks of `rows` rows.
+std::int64_t count_of_blocks(std::span<const Map>, std::int64_t rows);
+Chunk block_of(std::span<const Map>, std::int64_t rows, std::int64_t block);
 
 // x in bytes, for W in blocks, as linear_reference.h defines it (round_row).
 struct RoundedRows {
