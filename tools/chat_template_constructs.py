@@ -37,6 +37,7 @@ CONSTRUCTS = [
     "{{ 'a' \"b\" 'c' }}", "{{ 'a\\n\\t\\'\\\"\\\\\\x41\\u00e9\\101\\q' }}", "{{ \"it's\" }}",
     "{{ [1, 'two', none, true, 2.0] }} {{ (1, 2) }} {{ (1,) }} {{ () }} {{ [] }} {{ {} }}",
     "{{ {'a': 1, 'b': [1, {'c': none}]} }}", "{{ 1, 2 }}", "{{ [1, 2,] }} {{ {'a': 1,} }}",
+    "{{ [padded, '\u00ad\u200b\u2028\ue000\U000e0001 \u00e9\U0001f600'] }}",
     "{{ [quotes] }}", "{{ [\"it's\", 'say \"x\"', unicode] }}",
     "a{# comment #}b", "a{# {{ x }} {% if %} #}b", "a\n  {# comment #}\nb", "a {#- c -#} b",
     "{{ {'a': {'b': 1}}['a']['b'] }}{{ {'x': '}}'}.x }}",
@@ -77,6 +78,8 @@ CONSTRUCTS = [
     "{% for x in missing %}x{% else %}y{% endfor %}", "{% for x in 1, 2 %}{{ x }}{% endfor %}",
     "{{ range(3)|list }} {{ range(1, 7, 2)|list }} {{ range(3, 0, -1)|list }} {{ range(0)|list }}",
     "{% for m in people[1:] %}{{ m.name }}{% endfor %}",
+    "{% for x in [1, 2] %}{% continue %}{% else %}none ended{% endfor %}|{% for x in [1, 2] %}{% break %}{% else %}nor here{% endfor %}",
+    "{% for x in [1, 2] %}{% if x == 2 %}{% break %}{% endif %}{{ x }}{% else %}no{% endfor %}|{% for x in [1, 2] %}{% if x == 1 %}{% continue %}{% endif %}{{ x }}{% else %}no{% endfor %}",
     # Set and scopes
     "{% set x = 1 %}{{ x }}{% set x = x + 1 %}{{ x }}", "{% set a, b = 1, 'z' %}{{ a }}{{ b }}",
     "{% set x = 1, 2 %}{{ x }}", "{% set x = 0 %}{% for i in [1, 2] %}{% set x = x + i %}{{ x }}{% endfor %}{{ x }}",
@@ -141,7 +144,7 @@ CONSTRUCTS = [
     "{{ 'prefix-x'.removeprefix('prefix-') }} {{ 'x.txt'.removesuffix('.txt') }} {{ 'x'.removeprefix('y') }} {{ '12'.isdigit() }} {{ ''.isdigit() }} {{ ' '.isspace() }}",
     # Methods of dicts and lists
     "{{ plain.get('one') }} {{ plain.get('x') }} {{ plain.get('x', 'd') }} {{ plain.keys()|list }} {{ plain.values()|list }} {{ plain.items()|list }}",
-    "{{ plain.keys()|length }} {{ plain.copy() == plain }} {{ numbers.index(2) }} {{ numbers.count(1) }} {{ 'one' in plain.keys() }}",
+    "{{ plain.keys()|length }} {{ plain.copy() == plain }} {{ numbers.index(2) }} {{ numbers.count(1) }} {{ 'one' in plain.keys() }} {{ numbers.copy() + [9] }}",
     "{% for k, v in plain|items %}{{ k }}{{ v }} {% endfor %}{{ missing|items|list }}",
     # Tests
     "{{ x is defined }}{{ name is defined }}{{ x is undefined }}{{ nothing is none }}{{ name is not none }}{{ nothing is defined }}",
@@ -151,6 +154,7 @@ CONSTRUCTS = [
     "{{ 4 is even }}{{ 4 is odd }}{{ 9 is divisibleby 3 }}{{ 9 is divisibleby(2) }}{{ 1 is in [1] }}{{ 1 is not in [1] }}{{ 'a' is eq 'a' }}{{ 'a' is equalto('b') }}{{ 1 is ne 2 }}",
     "{{ 1 is lt 2 }}{{ 1 is gt 2 }}{{ 1 is le 1 }}{{ 1 is ge 2 }}{{ 'a' is lower }}{{ 'A' is upper }}{{ 'Aa' is upper }}{{ name is sameas name }}{{ range is callable }}",
     "{{ not x is defined }}{{ x is defined and x.y }}{{ 'a' if x is defined else 'b' }}{{ 1 + 1 is number }}{{ -1 is odd }}",
+    "{{ 2.0 is even }}{{ 2.5 is even }}{{ 3.0 is odd }}{{ 2.5 is odd }}{{ -3.0 is odd }}{{ true is odd }}{{ 4.5 is divisibleby 1.5 }}{{ 1.5 is divisibleby 3 }}{{ -9 is divisibleby(-3) }}",
     # Filters
     "{{ '  a '|trim }}|{{ 'xax'|trim('x') }}|{{ padded|trim }}|{{ 5|trim }}|{{ missing|trim }}|{{ none|trim }}",
     "{{ 'añb'|length }}{{ words|length }}{{ plain|length }}{{ words|count }}{{ missing|length }}{{ ''|length }}",

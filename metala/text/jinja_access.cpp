@@ -15,7 +15,7 @@ bool one_of(std::string_view name, std::initializer_list<std::string_view> names
 bool has_method(const Value& object, std::string_view name) {
   if (object.is_string()) return is_string_method(name);
   if (object.dict() != nullptr) return one_of(name, {"items", "keys", "values", "get", "copy"});
-  if (object.sequence() != nullptr) return one_of(name, {"index", "count"});
+  if (object.sequence() != nullptr) return one_of(name, {"index", "count", "copy"});
   return object.get_if<std::shared_ptr<const Loop>>() != nullptr && name == "cycle";
 }
 
@@ -145,6 +145,11 @@ Value call_dict_method(const Dict& self, const std::string& name, Given given, B
 }
 
 Value call_list_method(const Sequence& self, const std::string& name, Given given, Budget& budget) {
+  if (name == "copy") {
+    const Bound arguments(name, std::move(given), {});
+    budget.items(self.items.size());
+    return make_list(self.items);
+  }
   const Bound arguments(name, std::move(given), {"value"});
   std::int64_t found = 0;
   for (std::size_t i = 0; i < self.items.size(); ++i) {

@@ -107,15 +107,17 @@ std::vector<Value> Evaluator::loop_items(const For& node) {
 Evaluator::Flow Evaluator::on(const For& node) {
   auto loop = std::make_shared<Loop>();
   loop->items = loop_items(node);
-  if (loop->items.empty()) return execute(node.otherwise);
+  bool one_ended = false;  // by itself: after continue and break the reference takes the else
   for (const auto& item : loop->items) loop->depth = std::max(loop->depth, 1 + item.depth());
   for (; loop->index < loop->items.size(); ++loop->index) {
     const Within within(*this);
     assign(node.target, loop->items[loop->index]);
     scope_->names["loop"] = std::shared_ptr<const Loop>(loop);
-    if (execute(node.body) == Flow::stop_loop) break;
+    const Flow flow = execute(node.body);
+    one_ended = one_ended || flow == Flow::on;
+    if (flow == Flow::stop_loop) break;
   }
-  return Flow::on;
+  return one_ended ? Flow::on : execute(node.otherwise);
 }
 
 void Evaluator::assign(const Target& target, Value value) {

@@ -1,5 +1,6 @@
 #include "metala/text/jinja_filters.h"
 
+#include <cmath>
 #include <map>
 
 #include "metala/text/jinja_text.h"
@@ -12,15 +13,25 @@ const Value& only_argument(const std::string& name, const Given& given) {
   return given.positional[0];
 }
 
-std::int64_t whole(const std::string& name, const Value& value) {
-  const auto integer = value.integer();
-  require(integer.has_value(), "test {} on {}, not an integer", name, value.type_name());
-  return *integer;
+bool divisible(const std::string& name, const Value& value, const Value& divisor) {
+  for (const Value* operand : {&value, &divisor}) {
+    require(operand->is_number(), "test {} on {}, not a number", name, operand->type_name());
+  }
+  require(*divisor.number() != 0, "test {} by 0", name);
+  const auto a = value.integer(), b = divisor.integer();
+  if (a && b) return *b == -1 || *a % *b == 0;
+  return std::fmod(*value.number(), *divisor.number()) == 0;
 }
 
 bool is_iterable(const Value& value) {
   return value.is_string() || value.is_undefined() || value.sequence() != nullptr ||
          value.dict() != nullptr;
+}
+
+// Of 3, -1 and 3.0; neither 2 nor 2.5.
+bool is_odd(const Value& value) {
+  if (divisible("odd", value, std::int64_t{2})) return false;
+  return divisible("odd", value, std::int64_t{1});
 }
 
 using PlainTest = bool (*)(const Value&);
@@ -46,8 +57,8 @@ const std::map<std::string, PlainTest, std::less<>>& plain_tests() {
       {"float", [](const Value& v) { return v.get_if<double>() != nullptr; }},
       {"callable",
        [](const Value& v) { return v.get_if<std::shared_ptr<const Callable>>() != nullptr; }},
-      {"even", [](const Value& v) { return whole("even", v) % 2 == 0; }},
-      {"odd", [](const Value& v) { return whole("odd", v) % 2 != 0; }},
+      {"even", [](const Value& v) { return divisible("even", v, std::int64_t{2}); }},
+      {"odd", is_odd},
       {"lower",
        [](const Value& v) {
          const auto* text = v.string();
@@ -96,11 +107,7 @@ bool apply_test(const std::string& name, const Value& operand, Given given, Budg
   }
   if (is({"ge", ">="})) return compare(operand, only_argument(name, given), budget) >= 0;
   if (is({"in"})) return contains(only_argument(name, given), operand, budget);
-  if (is({"divisibleby"})) {
-    const std::int64_t divisor = whole(name, only_argument(name, given));
-    require(divisor != 0, "test divisibleby 0");
-    return divisor == -1 || whole(name, operand) % divisor == 0;
-  }
+  if (is({"divisibleby"})) return divisible(name, operand, only_argument(name, given));
   if (is({"sameas"})) {
     const Value& other = only_argument(name, given);
     const bool same_type = std::string_view(operand.type_name()) == other.type_name();

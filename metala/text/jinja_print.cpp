@@ -1,5 +1,7 @@
 #include "metala/text/jinja_print.h"
 
+#include <utf8proc.h>
+
 #include <algorithm>
 #include <cmath>
 
@@ -20,13 +22,40 @@ std::string real_text(double value, bool json) {
   return looks_whole ? text + ".0" : text;
 }
 
+// Whether Python writes a character as it is, and not by its number.
+bool is_printable(char32_t c) {
+  switch (utf8proc_category(static_cast<utf8proc_int32_t>(c))) {
+    case UTF8PROC_CATEGORY_ZS:
+      return c == ' ';
+    case UTF8PROC_CATEGORY_ZL:
+    case UTF8PROC_CATEGORY_ZP:
+    case UTF8PROC_CATEGORY_CC:
+    case UTF8PROC_CATEGORY_CF:
+    case UTF8PROC_CATEGORY_CS:
+    case UTF8PROC_CATEGORY_CO:
+    case UTF8PROC_CATEGORY_CN:
+      return false;
+    default:
+      return true;
+  }
+}
+
+std::string escaped(char32_t c) {
+  const auto code = static_cast<unsigned>(c);
+  return c < 0x100     ? fmt::format("\\x{:02x}", code)
+         : c < 0x10000 ? fmt::format("\\u{:04x}", code)
+                       : fmt::format("\\U{:08x}", code);
+}
+
 // As in Python's source code.
 std::string quoted(const std::string& text) {
   const bool has_single = text.find('\'') != std::string::npos;
   const char quote = has_single && text.find('"') == std::string::npos ? '"' : '\'';
   std::string out(1, quote);
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
+  for (std::string_view rest = text; !rest.empty();) {
+    const std::string_view character = first_character(rest);
+    rest.remove_prefix(character.size());
+    const char c = character.front();
     if (c == quote || c == '\\') {
       out += '\\';
       out += c;
@@ -36,10 +65,10 @@ std::string quoted(const std::string& text) {
       out += "\\r";
     } else if (c == '\t') {
       out += "\\t";
-    } else if (byte < 0x20 || byte == 0x7F) {
-      out += fmt::format("\\x{:02x}", byte);
+    } else if (const char32_t code = decode_utf8(character); is_printable(code)) {
+      out += character;
     } else {
-      out += c;
+      out += escaped(code);
     }
   }
   return out + quote;
