@@ -42,7 +42,7 @@ class LossScaler {
 
   // After a step that was taken.
   void passed();
-  // After a step whose gradients were not finite. Empty: it is left out and training goes on; else
+  // After a step whose loss or gradients were not finite. Empty: it is left out and training goes on; else
   // why that is hopeless: the scale cannot fall further, or fifty steps in a row were left out.
   std::string overflowed();
 
