@@ -47,6 +47,10 @@ TEST(Program, AMissingCommandIsMisuse) {
 
 TEST(Program, AValueOutOfRangeIsMisuse) {
   EXPECT_TRUE(refuses(metala("bench decode --batch 0"), 2, "--batch: is 0; wanted"));
+  for (const char* option : {"--batch", "--context", "--steps", "--tokens", "--repetitions"}) {
+    EXPECT_TRUE(refuses(metala(std::string("bench ") + option + " 9223372036854775807"), 2,
+                        option + std::string(": is 9223372036854775807; wanted a number from ")));
+  }
   EXPECT_TRUE(refuses(metala("bench nothing"), 2, "what: nothing"));
   EXPECT_TRUE(refuses(metala("plot run -o curve.jpg"), 2, "drawings are written as .svg or .png"));
 }

@@ -367,19 +367,25 @@ void add_bench(CLI::App& app) {
   command->add_option("--weights", o.weights, "Type of the weights: f32, bf16, f16, q8, q4")
       ->capture_default_str()
       ->check(CLI::IsMember(weight_types()));
+  // Beyond any machine; products of two stay within 64 bits.
+  const auto countable = [](double least) {
+    constexpr double most = 1 << 30;
+    return number(least == 0 ? "from 0 to 2^30" : "from 1 to 2^30",
+                  [=](double x) { return x >= least && x <= most; });
+  };
   const auto count = [&](const char* name, std::int64_t& value, const char* help) {
-    command->add_option(name, value, help)->capture_default_str()->check(positive());
+    command->add_option(name, value, help)->capture_default_str()->check(countable(1));
   };
   command
       ->add_option("--batch", o.batches,
                    "decode: sequences at once; several values make several rows")
       ->capture_default_str()
-      ->check(positive());
+      ->check(countable(1));
   command
       ->add_option("--context", o.contexts,
                    "decode: tokens read before the timed steps; several values make several rows")
       ->capture_default_str()
-      ->check(not_negative());
+      ->check(countable(0));
   count("--steps", o.steps, "decode: timed steps");
   count("--tokens", o.tokens, "prefill: tokens; train: tokens of a sequence");
   count("--sequences", o.sequences, "train: sequences in a step");
