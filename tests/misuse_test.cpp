@@ -1,4 +1,5 @@
 // The command line refuses what it does not understand: status 2, one line, what to do.
+#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include "program.h"
@@ -51,6 +52,13 @@ TEST(Program, AValueOutOfRangeIsMisuse) {
     EXPECT_TRUE(refuses(metala(std::string("bench ") + option + " 9223372036854775807"), 2,
                         option + std::string(": is 9223372036854775807; wanted a number from ")));
   }
+  for (const char* option : {"--rank", "--ranks", "--local-rank", "--communication-timeout"}) {
+    for (const char* value : {"4294967296", "inf", "nan"}) {
+      EXPECT_TRUE(refuses(metala(fmt::format("train x -o y {} {}", option, value)), 2,
+                          fmt::format("{}: is {}; wanted a number ", option, value)));
+    }
+  }
+  EXPECT_TRUE(refuses(metala("train x -o y --stop-at-accuracy nan"), 2, "wanted a number"));
   EXPECT_TRUE(refuses(metala("bench nothing"), 2, "what: nothing"));
   EXPECT_TRUE(refuses(metala("plot run -o curve.jpg"), 2, "drawings are written as .svg or .png"));
 }

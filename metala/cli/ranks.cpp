@@ -88,14 +88,17 @@ void add_rank_options(CLI::App& command, RankOptions& o) {
       .add_option("--communication-timeout", o.timeout,
                   "Seconds after which ranks that wait for another give up")
       ->capture_default_str()
-      ->check(positive());
+      ->check(number("above 0, at most 1000000", [](double x) { return x > 0 && x <= 1000000; }));
+  constexpr double most_ranks = 1 << 30;
+  const auto rank = number("from 0 to 2^30", [](double x) { return x >= 0 && x <= most_ranks; });
   command
       .add_option("--rank", o.rank,
                   "This process's rank; mpirun, srun and torchrun say it themselves")
-      ->check(not_negative());
-  command.add_option("--ranks", o.ranks, "Number of ranks, with --rank")->check(positive());
+      ->check(rank);
+  command.add_option("--ranks", o.ranks, "Number of ranks, with --rank")
+      ->check(number("from 1 to 2^30", [](double x) { return x >= 1 && x <= most_ranks; }));
   command.add_option("--local-rank", o.local_rank, "Rank on this machine, with --rank")
-      ->check(not_negative());
+      ->check(rank);
   command.add_option("--master", o.master, "HOST:PORT of rank 0, with --rank, for GPUs");
 }
 

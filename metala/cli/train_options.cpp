@@ -151,8 +151,10 @@ void add_run_options(CLI::App& command, TrainCommand& o) {
       ->capture_default_str()
       ->check(not_negative());
   command.add_option("--sample-prompt", o.sample_prompt, "What samples continue");
-  command.add_option("--stop-at-accuracy", o.trainer.stop_at_accuracy,
-                     "End once validation accuracy reaches this (mqar: 0.99)");
+  command
+      .add_option("--stop-at-accuracy", o.trainer.stop_at_accuracy,
+                  "End once validation accuracy reaches this (mqar: 0.99)")
+      ->check(not_negative());
 }
 
 }  // namespace
