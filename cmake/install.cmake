@@ -5,7 +5,7 @@ install(TARGETS metala EXPORT metala-targets ARCHIVE DESTINATION ${CMAKE_INSTALL
 install(DIRECTORY metala/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/metala
         FILES_MATCHING PATTERN "*.h"
         PATTERN "harness" EXCLUDE PATTERN "cli" EXCLUDE PATTERN "bench" EXCLUDE
-        PATTERN "*_cpu.h" EXCLUDE PATTERN "*-inl.h" EXCLUDE)
+        PATTERN "*_cpu.h" EXCLUDE PATTERN "*-inl.h" EXCLUDE PATTERN "*_problem.h" EXCLUDE)
 install(EXPORT metala-targets NAMESPACE metala::
         DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/metala)
 configure_package_config_file(cmake/metala-config.cmake.in

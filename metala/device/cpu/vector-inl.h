@@ -13,6 +13,7 @@
 #include <hwy/contrib/math/math-inl.h>
 #include <hwy/highway.h>
 
+#include <algorithm>
 #include <cstddef>
 
 HWY_BEFORE_NAMESPACE();
@@ -29,19 +30,37 @@ struct WholeLanes {
   HWY_INLINE Float keep(Float v) const { return v; }  // zero past the row's end
 };
 
+// Where a masked access touches all lanes of its vector all the same (NEON), elements go by way of
+// memory of their own: a neighbour in memory may be another thread's, or not there.
+#define METALA_MASKS_TOUCH_ALL (HWY_MEM_OPS_MIGHT_FAULT && HWY_ARCH_ARM)
+
 struct TailLanes {
   std::size_t at;
   std::size_t count;
   HWY_INLINE Float load(const float* row) const {
+#if METALA_MASKS_TOUCH_ALL
+    HWY_ALIGN float lanes[HWY_LANES(float)] = {};
+    std::copy_n(row + at, count, lanes);
+    return hn::Load(Floats(), lanes);
+#else
     return hn::MaskedLoad(hn::FirstN(Floats(), count), Floats(), row + at);
+#endif
   }
   HWY_INLINE void store(Float v, float* row) const {
+#if METALA_MASKS_TOUCH_ALL
+    HWY_ALIGN float lanes[HWY_LANES(float)];
+    hn::Store(v, Floats(), lanes);
+    std::copy_n(lanes, count, row + at);
+#else
     hn::BlendedStore(v, hn::FirstN(Floats(), count), Floats(), row + at);
+#endif
   }
   HWY_INLINE Float keep(Float v) const {
     return hn::IfThenElseZero(hn::FirstN(Floats(), count), v);
   }
 };
+
+#undef METALA_MASKS_TOUCH_ALL
 
 template <class Body>
 HWY_INLINE void for_lanes(std::size_t n, Body body) {
