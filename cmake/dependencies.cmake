@@ -37,8 +37,9 @@ target_compile_options(metala_options INTERFACE
   $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;--expt-extended-lambda;-Xcompiler=-Wall>)
 # The vector bodies are compiled for some of the instruction sets that Highway knows and picked at run
 # time; more would only lengthen the build. The sanitizers, slow to compile, get two: what every
-# x86-64 has, and AVX2.
-set(metala_left_out HWY_AVX3_DL HWY_SSE4 HWY_SSSE3)
+# x86-64 has, and AVX2. On ARM NEON: vectors of a size that the compiler does not know (SVE) cannot be
+# members of what the bodies keep in registers.
+set(metala_left_out HWY_AVX3_DL HWY_SSE4 HWY_SSSE3 HWY_SVE HWY_SVE2 HWY_SVE_256 HWY_SVE2_128)
 if(METALA_SANITIZE)
   list(APPEND metala_left_out HWY_AVX3)
 endif()
