@@ -104,7 +104,7 @@ void round_to_bf16(const float* x, std::size_t n, float* to) {
 #if HWY_TARGET != HWY_SCALAR
 // The sum of the blocks of four lanes.
 template <class D, class V>
-HWY_INLINE auto fold(D d, V v) {
+HWY_INLINE auto fold(D, V v) {
   if constexpr (hn::MaxLanes(D()) <= 4) {
     return v;
   } else {
